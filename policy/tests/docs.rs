@@ -1,0 +1,112 @@
+//! docs/policy.md: every example does what it says, and every code and reason has its place.
+//!
+//! Blocks: `policy` compiles; `expect` holds for the policy in front of it; `upstreams` parses; `wrong`
+//! is a text, `---`, and the message that it gets.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod common;
+
+use common::{Setup, now, show, workload};
+use mantlet_policy::{
+    Code, Diagnostic, Guardrails, HttpOptions, Latches, Limits, Source, canonical::Malformed, check, expect,
+    language::Time, registry, upstreams,
+};
+
+const PAGE: &str = include_str!("../../docs/policy.md");
+
+/// The fenced blocks of a kind: what follows the kind on its line, and the text.
+fn blocks() -> Vec<(&'static str, &'static str)> {
+    let mut blocks = Vec::new();
+    let mut rest = PAGE;
+    while let Some((_, after)) = rest.split_once("\n```") {
+        let (kind, body) = after.split_once('\n').unwrap();
+        let (text, after) = body.split_once("```").unwrap();
+        blocks.push((kind, text));
+        rest = after;
+    }
+    blocks
+}
+
+/// The time of the page: before its grants end.
+fn setup() -> Setup {
+    Setup { now: Time::parse("2026-11-21T00:00Z").unwrap().system_time(), ..Setup::default() }
+}
+
+#[test]
+fn the_expectations_of_the_page_hold_for_its_policies() {
+    let setup = setup();
+    let (mut policy, mut held) = (None, 0);
+    for (kind, text) in blocks() {
+        match kind {
+            "policy" => {
+                let compiled = setup.compile(text).unwrap_or_else(|findings| panic!("{}", show(&findings)));
+                // Of its own, as the latches are: an expectation may be about the time after the end.
+                policy = Some((compiled, text));
+            }
+            "expect" => {
+                let (_, rules) = policy.as_ref().unwrap();
+                for expectation in expect::parse("docs/policy.md", text, &setup.workload).unwrap() {
+                    let fresh = Setup {
+                        latches: Latches::new(),
+                        http_options: HttpOptions::default(),
+                        ..self::setup()
+                    };
+                    let policy = fresh.compile(rules).unwrap();
+                    let (decision, holds) = expectation.check(&policy, fresh.now);
+                    assert!(holds, "{}\ngot {}", expectation.text, expect::describe(&decision));
+                    held += 1;
+                }
+            }
+            "upstreams" => drop(upstreams::parse("u", text, &setup.workload, &Limits::ANNOTATIONS).unwrap()),
+            _ => {}
+        }
+    }
+    assert!(held > 25);
+}
+
+/// The findings of a wrong example. Its first line may say what it is: `mode:`, `http-options:`,
+/// `upstreams:`, `guardrails:` or an annotation key.
+fn findings(kind: &str, text: &str) -> Vec<Diagnostic> {
+    let mut setup = Setup { limits: Limits::ANNOTATIONS, now: now(), ..setup() };
+    match kind.strip_prefix("wrong ").unwrap_or_default() {
+        "mode" => return vec![*registry::parse_mode(text.trim()).unwrap_err()],
+        "http-options" => return vec![*registry::parse_http_options(text).unwrap_err()],
+        "key" => return vec![*registry::check_key(text.trim()).unwrap_err()],
+        "upstreams" => {
+            return upstreams::parse(registry::UPSTREAMS, text, &workload(), &Limits::ANNOTATIONS)
+                .unwrap_err();
+        }
+        "forbid" => setup.guardrails = Guardrails::parse("forbid plaintext").unwrap(),
+        "portless" => setup.workload.ports.clear(),
+        _ => {}
+    }
+    let report = check(&[Source { key: "mantlet.dev/policy", text }], &setup.config());
+    if report.errors.is_empty() { report.warnings } else { report.errors }
+}
+
+#[test]
+fn every_wrong_example_gets_the_message_that_the_page_shows() {
+    let mut wrong = Vec::new();
+    for (kind, block) in blocks().into_iter().filter(|(kind, _)| kind.starts_with("wrong")) {
+        let (text, expected) = block.split_once("---\n").unwrap();
+        let shown: Vec<String> = findings(kind, text).iter().map(|finding| format!("{finding}\n")).collect();
+        if !shown.iter().any(|shown| shown == expected) {
+            wrong.push(format!("{text}---\n{}", shown.concat()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_code_and_every_reason_is_on_the_page() {
+    let missing: Vec<&str> = Code::ALL
+        .iter()
+        .map(|code| code.as_str())
+        .filter(|code| !PAGE.contains(&format!("### {code} ")))
+        .collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    for reason in Malformed::ALL {
+        let row = format!("| `{reason}` | {} |", reason.explain());
+        assert!(PAGE.contains(&row), "{row}");
+    }
+}
