@@ -1,0 +1,44 @@
+//! Health, metrics and dumps over HTTP/1.1, on the control thread.
+//!
+//! Health and metrics answer everybody who reaches the listener: a scraper or a kubelet has no mesh identity, and
+//! policy must not be able to make a pod unready. The dumps under `/v1/` are for loopback. What changes something is
+//! for the Unix socket.
+
+pub mod documents;
+mod exposition;
+mod route;
+mod server;
+mod socket;
+
+use serde_json::Value;
+
+pub use self::{
+    exposition::{Format, classic},
+    server::{serve, serve_socket},
+    socket::{Socket, post},
+};
+use crate::readiness::Readiness;
+
+/// Answers a question to the policy, or says what is wrong with the question.
+pub type Explain = Box<dyn Fn(&Value) -> Result<Value, String> + Send + Sync>;
+
+/// Where the answers come from. Everything is asked for at the moment of the request; nothing here is kept.
+pub struct Sources {
+    /// Health.
+    pub readiness: Readiness,
+    /// The metrics, in OpenMetrics text.
+    pub metrics: Box<dyn Fn() -> String + Send + Sync>,
+    /// `/v1/certs`.
+    pub certs: Box<dyn Fn() -> Value + Send + Sync>,
+    /// `/v1/policy`.
+    pub policy: Box<dyn Fn() -> Value + Send + Sync>,
+    /// `/v1/policy/explain`.
+    pub explain: Explain,
+    /// `/v1/config`: it never changes.
+    pub config: Value,
+    /// Begins to drain; said twice means once.
+    pub drain: Box<dyn Fn() + Send + Sync>,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,347 @@
+//! Wiring: from a configuration to a running sidecar, and from a signal to its end.
+
+mod observe;
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, SystemTime},
+};
+
+use mantlet_id::{IdError, SpiffeId};
+use mantlet_identity::{ExpectedPeer, IdentityHandle, IdentitySource, SourceConfig};
+use thiserror::Error;
+use tokio::{
+    net::TcpListener,
+    runtime,
+    signal::unix::{SignalKind, signal},
+    sync::{Notify, Semaphore},
+    time,
+};
+use tracing::{error, info};
+
+use crate::{
+    addr::OrigDst,
+    admin,
+    authz::Authorizer,
+    config::{AccessLog, Config, InboundListener, OutboundListener, UpstreamAddr, UpstreamProtocol},
+    directory::{Destination, Directory, Endpoint, EndpointProtocol},
+    drain::{Drain, Phase},
+    http::Timeouts,
+    listener,
+    log::{self, Log, Value},
+    metrics::Metrics,
+    policy_watch::PolicyWatch,
+    pool::Dialer,
+    readiness::{Blocker, Readiness},
+    sys,
+    worker::{Route, Worker},
+};
+
+/// How long a stop is announced while new connections are still served, so that peers with
+/// connections here learn of it before the listening socket is gone.
+const ANNOUNCEMENT: Duration = Duration::from_secs(1);
+/// The last log lines have this long to be taken by whoever reads them.
+const LOG_FLUSH: Duration = Duration::from_secs(2);
+/// Workers that were forced have this long to drop what they hold.
+const FORCED_LIMIT: Duration = Duration::from_secs(2);
+
+/// Why the sidecar could not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// A listening address cannot be had.
+    #[error("cannot listen on {addr} ({role}): is another process listening there?")]
+    Bind {
+        /// The address.
+        addr: SocketAddr,
+        /// `inbound`, `outbound` or `admin`.
+        role: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// Names are not resolved yet.
+    #[error("outbound upstream {0}: write the IP address; names are not resolved for explicit listeners")]
+    Name(String),
+    /// The expected own identity cannot be built.
+    #[error("--namespace and --service-account")]
+    OwnId(#[source] IdError),
+    /// No thread, no runtime, no signal handler, no socket file.
+    #[error("cannot start {what}")]
+    System {
+        /// What was to be started.
+        what: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A sidecar that has its addresses and has not begun.
+struct App {
+    config: Config,
+    log: Log,
+    metrics: Arc<Metrics>,
+    listeners: Vec<Vec<(std::net::TcpListener, Route)>>,
+    admin: std::net::TcpListener,
+}
+
+/// Runs a sidecar until it is told to stop.
+///
+/// # Errors
+/// It could not start. Once it runs, nothing that the network or the Workload API says ends it.
+pub fn run(config: Config) -> Result<(), StartError> {
+    if config.exit_with_parent {
+        sys::exit_with_parent().map_err(system("the parent watch"))?;
+    }
+    log::start_process_log(config.log);
+    let access = match config.access_log {
+        AccessLog::Off => log::Access::Off,
+        AccessLog::Errors => log::Access::Errors,
+        AccessLog::All => log::Access::All,
+    };
+    let origin =
+        log::Origin { namespace: config.namespace.clone(), service_account: config.service_account.clone() };
+    let (log, writer) = Log::start(io::stdout(), access, origin).map_err(system("the log writer"))?;
+    let control =
+        runtime::Builder::new_current_thread().enable_all().build().map_err(system("the runtime"))?;
+    let result = control.block_on(async {
+        let app = App::bind(config, log.clone())?;
+        app.run().await
+    });
+    drop(control);
+    log.event("stopped", &[]);
+    drop(log);
+    writer.finish(LOG_FLUSH);
+    result
+}
+
+// === impl App ===
+
+impl App {
+    /// Takes every address, for every worker, before anything else: a sidecar that cannot listen
+    /// must say so at once, and must not have asked for an identity.
+    fn bind(config: Config, log: Log) -> Result<Self, StartError> {
+        let workers = config.workers.unwrap_or_else(sys::workers_for_cgroup).get();
+        let mut listeners: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
+        for InboundListener { listen, upstream } in &config.inbound {
+            let addr = bind_all(*listen, "inbound", &Route::Inbound(OrigDst(*upstream)), &mut listeners)?;
+            listening(&log, "inbound", addr, Some(upstream.to_string()));
+        }
+        for listener in &config.outbound {
+            let route = Route::Outbound(directory(listener)?);
+            let addr = bind_all(listener.listen, "outbound", &route, &mut listeners)?;
+            listening(&log, "outbound", addr, Some(listener.upstream.to_string()));
+        }
+        let role = "admin";
+        let bind_error = |source| StartError::Bind { addr: config.admin, role, source };
+        let admin = listener::bind(config.admin).map_err(bind_error)?;
+        listening(&log, role, admin.local_addr().map_err(bind_error)?, None);
+        Ok(Self { config, log, metrics: Metrics::new(), listeners, admin })
+    }
+
+    async fn run(self) -> Result<(), StartError> {
+        let Self { config, log, metrics, listeners, admin } = self;
+        let readiness = Readiness::new();
+        let (drain, token) = Drain::new();
+        let stop = Arc::new(Notify::new());
+
+        let source = IdentitySource::new(identity_config(&config)?);
+        let identity = source.handle();
+        tokio::spawn(follow_identity(identity.clone(), readiness.blocker("identity")));
+        tokio::spawn(source.run());
+
+        let policy_watch =
+            PolicyWatch::new(&config, identity.clone(), readiness.blocker("policy")).logging(log.clone());
+        let policy = policy_watch.handle();
+        tokio::spawn(policy_watch.run());
+
+        let permits = Arc::new(Semaphore::new(config.max_connections));
+        let dialer = Dialer::new(
+            identity.clone(),
+            Arc::clone(&metrics),
+            config.connect_timeout,
+            config.handshake_timeout,
+        );
+        let mut threads = Vec::new();
+        for (number, listeners) in listeners.into_iter().enumerate() {
+            let authorizer = Authorizer::new(policy.clone(), Arc::clone(&metrics), log.clone());
+            let worker = Worker {
+                listeners,
+                authorizer: Arc::new(authorizer),
+                dialer: dialer.clone(),
+                metrics: Arc::clone(&metrics),
+                permits: Arc::clone(&permits),
+                handshake_timeout: config.handshake_timeout,
+                max_stale_identity: config.max_stale_identity,
+                timeouts: Timeouts { head: config.header_timeout, idle: config.idle_timeout },
+                identity_changes: identity.subscribe(),
+                policy_changes: policy.subscribe(),
+                drain: token.clone(),
+            };
+            threads.push(worker.start(number).map_err(system("a worker"))?);
+        }
+        drop(token);
+
+        let draining = Arc::new(AtomicBool::new(false));
+        let sources = observe::sources(observe::Parts {
+            readiness: readiness.clone(),
+            metrics,
+            identity,
+            policy,
+            config: &config,
+            draining: Arc::clone(&draining),
+            stop: Arc::clone(&stop),
+        });
+        let sources = Arc::new(sources);
+        let admin = TcpListener::from_std(admin).map_err(system("the admin listener"))?;
+        tokio::spawn(admin::serve(admin, Arc::clone(&sources)));
+        if let Some(path) = &config.admin_socket {
+            let socket = admin::Socket::bind(path).map_err(system("the admin socket"))?;
+            tokio::spawn(admin::serve_socket(socket, sources));
+        }
+
+        tokio::spawn(announce_ready(readiness.clone(), log.clone()));
+        let why = told_to_stop(&stop).await.map_err(system("the signal handlers"))?;
+        let unready = readiness.blocker("drain");
+        unready.set(format!("stopping ({why})"), "nothing: it ends by itself");
+        draining.store(true, Ordering::Relaxed);
+        log.event("draining", &[("reason", Value::from(why))]);
+        stop_serving(&drain, &permits, &config).await;
+        for thread in threads {
+            join(thread);
+        }
+        Ok(())
+    }
+}
+
+/// Announce, stop accepting, let what is in flight finish, force what is left.
+async fn stop_serving(drain: &Drain, permits: &Semaphore, config: &Config) {
+    let orderly = async {
+        drain.advance(Phase::Announcing);
+        if permits.available_permits() < config.max_connections {
+            time::sleep(ANNOUNCEMENT).await;
+        }
+        drain.advance(Phase::Stopping);
+        drain.finished().await;
+    };
+    let second_signal = async {
+        // The handlers exist since the start; an error means that only the deadline is left.
+        let _ = told_to_stop(&Notify::new()).await;
+    };
+    tokio::select! {
+        () = orderly => return,
+        () = time::sleep(config.drain_deadline) => info!(event = "drain_deadline"),
+        () = second_signal => info!(event = "drain_forced"),
+    }
+    drain.advance(Phase::Forced);
+    let _ = time::timeout(FORCED_LIMIT, drain.finished()).await;
+}
+
+async fn told_to_stop(stop: &Notify) -> io::Result<&'static str> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+        () = stop.notified() => "drain",
+    })
+}
+
+fn join(thread: JoinHandle<io::Result<()>>) {
+    match thread.join() {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => error!(event = "worker_failed", %error),
+        Err(_) => error!(event = "worker_panicked"),
+    }
+}
+
+async fn announce_ready(readiness: Readiness, log: Log) {
+    let mut changes = readiness.subscribe();
+    if changes.wait_for(|now| now.is_ready()).await.is_ok() {
+        log.event("ready", &[]);
+    }
+}
+
+/// Keeps the readiness of the identity true.
+async fn follow_identity(identity: IdentityHandle, blocker: Blocker) {
+    let mut changes = identity.subscribe();
+    loop {
+        let status = identity.status();
+        match identity.credentials() {
+            Some(_) => blocker.clear(),
+            None => {
+                let next_step = status.next_step().unwrap_or("wait for the agent's answer");
+                let cause = status.cause_now(SystemTime::now());
+                let cause = cause.unwrap_or_else(|| "no answer from the agent yet".to_owned());
+                blocker.set(cause, next_step);
+            }
+        }
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn bind_all(
+    listen: SocketAddr,
+    role: &'static str,
+    route: &Route,
+    workers: &mut [Vec<(std::net::TcpListener, Route)>],
+) -> Result<SocketAddr, StartError> {
+    let mut addr = listen;
+    for worker in workers {
+        let bind_error = |source| StartError::Bind { addr: listen, role, source };
+        let socket = listener::bind(addr).map_err(bind_error)?;
+        // Port 0 became a real one with the first worker; the others share it.
+        addr = socket.local_addr().map_err(bind_error)?;
+        worker.push((socket, route.clone()));
+    }
+    Ok(addr)
+}
+
+fn listening(log: &Log, role: &'static str, addr: SocketAddr, upstream: Option<String>) {
+    let (addr, upstream) = (addr.to_string(), upstream.unwrap_or_default());
+    log.event(
+        "listening",
+        &[("role", role.into()), ("addr", addr.as_str().into()), ("upstream", upstream.as_str().into())],
+    );
+}
+
+fn directory(listener: &OutboundListener) -> Result<Directory, StartError> {
+    let addr = match &listener.upstream {
+        UpstreamAddr::Ip(addr) => *addr,
+        name @ UpstreamAddr::Name { .. } => return Err(StartError::Name(name.to_string())),
+    };
+    let protocol = match listener.protocol {
+        Some(UpstreamProtocol::Http) => EndpointProtocol::Http,
+        Some(UpstreamProtocol::Opaque) => EndpointProtocol::Opaque,
+        None => EndpointProtocol::AskPeer,
+    };
+    let expected = ExpectedPeer::one_of(listener.expected.iter().cloned());
+    Ok(Directory::Explicit(Destination::Mesh([Endpoint { addr, expected, protocol }].into())))
+}
+
+fn identity_config(config: &Config) -> Result<SourceConfig, StartError> {
+    let expected_id = match (&config.trust_domain, &config.namespace, &config.service_account) {
+        (Some(trust_domain), Some(namespace), Some(account)) => {
+            Some(SpiffeId::workload(trust_domain, namespace, account).map_err(StartError::OwnId)?)
+        }
+        _ => None,
+    };
+    let mut source = SourceConfig::new(config.workload_api.clone());
+    source.trust_domain.clone_from(&config.trust_domain);
+    source.hint.clone_from(&config.svid_hint);
+    source.grace = config.identity_grace;
+    source.expected_id = expected_id;
+    Ok(source)
+}
+
+fn system(what: &'static str) -> impl Fn(io::Error) -> StartError {
+    move |source| StartError::System { what, source }
+}

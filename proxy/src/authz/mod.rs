@@ -1,0 +1,387 @@
+//! Deciding, and remembering what was decided for as long as it matters.
+//!
+//! An [`Authorizer`] belongs to one worker. It resolves a caller once per connection ([`Session`])
+//! and decides each request on the policy of that moment; what it allows carries a [`Permit`], and
+//! whatever carries a permit is judged again when the policy or a trust bundle changes.
+
+mod in_flight;
+mod permit;
+mod target;
+
+use std::{
+    borrow::Cow,
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
+};
+
+use http::Request;
+use mantlet_id::SpiffeId;
+use mantlet_identity::PeerIdentity;
+use mantlet_policy::{Decision, HttpFacts, ModeName, Peer, PeerView, PortProtocol, Reason, Verdict};
+use prometheus_client::metrics::counter::Counter;
+
+use self::in_flight::InFlight;
+pub use self::{
+    permit::{Permit, Permitted, RequestKind},
+    target::Facts,
+};
+use crate::{
+    addr::ClientAddr,
+    directory::Destination,
+    log::{AuditRecord, DecisionId, Log},
+    metrics::{CloseReason, Metrics, Text},
+    policy_watch::{PolicyHandle, PolicySnapshot},
+};
+
+/// Judges callers and requests, for one worker.
+pub struct Authorizer {
+    policy: PolicyHandle,
+    in_flight: Arc<InFlight>,
+    metrics: Arc<Metrics>,
+    log: Log,
+}
+
+/// Who is calling.
+pub enum Caller {
+    /// A peer that has proved its identity.
+    Peer(Arc<PeerIdentity>),
+    /// Somebody at this address, without identity.
+    Plaintext(IpAddr),
+}
+
+/// One connection's caller, resolved against the policy once.
+pub struct Session {
+    caller: Caller,
+    client: ClientAddr,
+    port: u16,
+    label: Text,
+    resolved: Mutex<Option<Resolved>>,
+    counters: Mutex<Vec<Counted>>,
+}
+
+/// A decision at a layer, and the counter for it.
+struct Counted {
+    layer: &'static str,
+    verdict: Verdict,
+    reason: Reason,
+    rule: Option<Arc<str>>,
+    counter: Counter,
+}
+
+/// What the rules make of a port.
+#[derive(Clone, Copy, Debug)]
+pub struct PortRules {
+    /// What is spoken on it.
+    pub protocol: PortProtocol,
+    /// Whether some callers may come without TLS.
+    pub plaintext: bool,
+    /// Whether all of them may, and are only counted.
+    pub permissive: bool,
+    /// Whether what is not allowed is refused; otherwise it is counted.
+    pub enforced: bool,
+}
+
+/// A refusal.
+#[derive(Debug)]
+pub struct Denied {
+    /// What was decided.
+    pub decision: Decision,
+    /// Under which it stands in the audit log.
+    pub id: DecisionId,
+}
+
+/// The caller under one generation of the policy.
+#[derive(Clone)]
+struct Resolved {
+    policy: Arc<PolicySnapshot>,
+    view: Arc<PeerView>,
+}
+
+/// What the audit log says of a request.
+#[derive(Clone, Copy, Default)]
+struct Asked<'a> {
+    method: Option<&'a str>,
+    path: Option<&'a str>,
+}
+
+// === impl Authorizer ===
+
+impl Authorizer {
+    /// A judge that follows `policy`.
+    #[must_use]
+    pub fn new(policy: PolicyHandle, metrics: Arc<Metrics>, log: Log) -> Self {
+        Self { policy, in_flight: Arc::default(), metrics, log }
+    }
+
+    /// What the rules make of `port` right now.
+    #[must_use]
+    pub fn port(&self, port: u16) -> PortRules {
+        let policy = &self.policy.current().policy;
+        let mode = policy.mode(SystemTime::now());
+        PortRules {
+            protocol: policy.protocol(port),
+            plaintext: policy.accepts_plaintext(port),
+            permissive: mode == ModeName::Permissive,
+            enforced: mode == ModeName::Enforce,
+        }
+    }
+
+    /// Resolves a caller, once per connection. `label` is its metric label.
+    #[must_use]
+    pub fn session(&self, caller: Caller, client: ClientAddr, port: u16, label: Text) -> Arc<Session> {
+        Arc::new(Session {
+            caller,
+            client,
+            port,
+            label,
+            resolved: Mutex::default(),
+            counters: Mutex::default(),
+        })
+    }
+
+    /// Decides a request. What is permitted carries the target that was matched, and no other.
+    ///
+    /// # Errors
+    /// The request has no single meaning, or policy refuses it.
+    pub fn authorize_request<B>(
+        &self,
+        session: &Arc<Session>,
+        mut request: Request<B>,
+    ) -> Result<Permitted<Request<B>>, Box<Denied>> {
+        let Resolved { policy, view } = session.resolve(self.policy.current());
+        let rules = &policy.policy;
+        let facts = Facts::new(&request, rules.named_headers());
+        let registration = self.in_flight.enter(Arc::clone(session), Some(facts));
+
+        let now = SystemTime::now();
+        let headers = target::Headers(request.headers());
+        let meaning = target::meaning(&request, rules, session.port, now);
+        let judged = meaning.and_then(|meaning| {
+            let facts = HttpFacts { target: meaning.target(), headers: &headers };
+            let decision = rules.decide_http(&view, &facts, now);
+            Ok((decision, meaning.forwarded(request.uri())?, meaning.is_websocket()))
+        });
+        let (decision, forwarded, websocket) = match judged {
+            Ok(judged) => judged,
+            Err(malformed) => (Decision::malformed(Verdict::Deny, malformed), None, false),
+        };
+        self.account(session, "http", &decision);
+        if decision.verdict != Verdict::Allow {
+            let path = request.uri().path();
+            let asked = Asked { method: Some(request.method().as_str()), path: Some(path) };
+            let id = self.record(session, &policy, "http", &decision, asked);
+            if decision.verdict == Verdict::Deny {
+                return Err(Box::new(Denied { decision, id }));
+            }
+        }
+        if let Some(uri) = forwarded {
+            *request.uri_mut() = uri;
+        }
+        let permit = Permit::new(rule_label(&decision), Some(registration));
+        let kind = RequestKind { h2c: rules.port_options(session.port).h2c, websocket };
+        Ok(Permitted::new(request, permit, kind))
+    }
+
+    /// Decides about the bytes of a connection.
+    ///
+    /// # Errors
+    /// Policy refuses it.
+    pub fn authorize_connection(&self, session: &Arc<Session>) -> Result<Permit, Box<Denied>> {
+        let Resolved { policy, view } = session.resolve(self.policy.current());
+        let registration = self.in_flight.enter(Arc::clone(session), None);
+        let decision = policy.policy.decide_tcp(&view, SystemTime::now());
+        self.account(session, "tcp", &decision);
+        if decision.verdict != Verdict::Allow {
+            let id = self.record(session, &policy, "tcp", &decision, Asked::default());
+            if decision.verdict == Verdict::Deny {
+                return Err(Box::new(Denied { decision, id }));
+            }
+        }
+        Ok(Permit::new(rule_label(&decision), Some(registration)))
+    }
+
+    /// The right to go to a destination: everywhere but where nobody may go. What may be done there
+    /// is for the peer to judge.
+    #[must_use]
+    pub fn permit_destination(&self, destination: &Destination) -> Option<Permit> {
+        match destination {
+            Destination::Refuse => None,
+            Destination::Mesh(_) | Destination::Passthrough { .. } => Some(Permit::new(Text::none(), None)),
+        }
+    }
+
+    /// The right to send `request` to a destination.
+    #[must_use]
+    pub fn permit_request<B>(&self, to: &Destination, request: Request<B>) -> Option<Permitted<Request<B>>> {
+        let kind = RequestKind { h2c: false, websocket: target::asks_for_websocket(&request) };
+        Some(Permitted::new(request, self.permit_destination(to)?, kind))
+    }
+
+    /// The log, for what is no decision.
+    #[must_use]
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// An id for a failure that is no decision.
+    #[must_use]
+    pub fn failure_id(&self) -> DecisionId {
+        self.log.next_id()
+    }
+
+    /// Judges all work in hand again, and ends what is no longer allowed. What another rule allows
+    /// by now goes on undisturbed.
+    pub fn rejudge(&self) {
+        let current = self.policy.current();
+        let now = SystemTime::now();
+        self.in_flight.each(|work| {
+            let decision = work.judge(&current, now);
+            if decision.verdict == Verdict::Deny {
+                work.revoke.revoke(match decision.reason {
+                    Reason::Expired => CloseReason::Expired,
+                    _ => CloseReason::Policy,
+                });
+            }
+        });
+    }
+
+    /// Ends the requests of `session` that nobody has begun to answer.
+    pub fn end_unanswered(&self, session: &Arc<Session>, reason: CloseReason) {
+        self.in_flight.each(|work| {
+            if Arc::ptr_eq(&work.session, session) {
+                work.revoke.revoke_unanswered(reason);
+            }
+        });
+    }
+
+    fn account(&self, session: &Session, layer: &'static str, decision: &Decision) {
+        session.count(layer, decision, || {
+            let rule = rule_label(decision);
+            let (verdict, reason) = (decision.verdict.as_str(), decision.reason.as_str());
+            self.metrics.decision_counter(layer, verdict, reason, rule, session.label.clone())
+        });
+    }
+
+    fn record(
+        &self,
+        session: &Session,
+        policy: &PolicySnapshot,
+        layer: &'static str,
+        decision: &Decision,
+        asked: Asked<'_>,
+    ) -> DecisionId {
+        let (reason, hash) = (reason_text(decision), policy.policy.hash());
+        self.log.audit(&AuditRecord {
+            decision: decision.verdict.as_str(),
+            mode: policy.mode(SystemTime::now()),
+            reason: &reason,
+            rule: decision.rule.as_deref(),
+            layer,
+            peer_id: session.caller.id().map(SpiffeId::as_str),
+            peer_serial: session.caller.serial(),
+            peer_addr: Some(session.client.0),
+            method: asked.method,
+            path: asked.path,
+            route: decision.route.as_deref(),
+            server_port: session.port,
+            policy_hash: Some(&hash),
+            policy_generation: policy.generation,
+            ..AuditRecord::default()
+        })
+    }
+}
+
+/// The reason of a decision with its detail, as header and log say it.
+#[must_use]
+pub fn reason_text(decision: &Decision) -> Cow<'static, str> {
+    match decision.malformed {
+        Some(malformed) => Cow::Owned(format!("malformed({})", malformed.as_str())),
+        None => Cow::Borrowed(decision.reason.as_str()),
+    }
+}
+
+fn rule_label(decision: &Decision) -> Text {
+    decision.rule.clone().map_or_else(Text::none, Text::from)
+}
+
+// === impl Session ===
+
+impl Session {
+    /// Who is calling.
+    #[must_use]
+    pub fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// Where the caller connected from.
+    #[must_use]
+    pub fn client(&self) -> ClientAddr {
+        self.client
+    }
+
+    /// The caller under `policy`: looked up again only when the policy has changed.
+    fn resolve(&self, policy: Arc<PolicySnapshot>) -> Resolved {
+        let mut resolved = lock(&self.resolved);
+        if let Some(known) = &*resolved
+            && known.policy.generation == policy.generation
+        {
+            return known.clone();
+        }
+        let view = Arc::new(policy.policy.view(self.caller.as_peer(), self.port));
+        let fresh = Resolved { policy, view };
+        *resolved = Some(fresh.clone());
+        fresh
+    }
+
+    /// Counts a decision; the counter is looked up once per connection.
+    fn count(&self, layer: &'static str, decision: &Decision, counter: impl FnOnce() -> Counter) {
+        let mut counters = lock(&self.counters);
+        let same = |kept: &&Counted| {
+            kept.layer == layer
+                && kept.verdict == decision.verdict
+                && kept.reason == decision.reason
+                && kept.rule == decision.rule
+        };
+        if let Some(kept) = counters.iter().find(same) {
+            kept.counter.inc();
+            return;
+        }
+        let counter = counter();
+        counter.inc();
+        let Decision { verdict, reason, rule, .. } = decision.clone();
+        // One a rule: as bounded as the policy.
+        counters.push(Counted { layer, verdict, reason, rule, counter });
+    }
+}
+
+// === impl Caller ===
+
+impl Caller {
+    /// The identity that was proved, if any.
+    #[must_use]
+    pub fn id(&self) -> Option<&SpiffeId> {
+        match self {
+            Self::Peer(peer) => Some(peer.id()),
+            Self::Plaintext(_) => None,
+        }
+    }
+
+    fn serial(&self) -> Option<&str> {
+        match self {
+            Self::Peer(peer) => Some(peer.serial()),
+            Self::Plaintext(_) => None,
+        }
+    }
+
+    fn as_peer(&self) -> Peer<'_> {
+        match self {
+            Self::Peer(peer) => Peer::Identity(peer.id()),
+            Self::Plaintext(addr) => Peer::Plaintext(*addr),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,381 @@
+//! The one table of configuration keys.
+//!
+//! Parsing, `--help`, `--print-config` and `docs/configuration.md` all come from [`KEYS`], so none of them can say
+//! something that the others do not.
+
+use std::time::Duration;
+
+pub use super::kind::{Kind, display_duration};
+
+/// Prefix of every environment key that is ours; anything else that begins so is a mistake.
+pub const PREFIX: &str = "MANTLET_";
+
+/// Names a row of [`KEYS`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Id {
+    /// Explicit inbound listeners.
+    Inbound,
+    /// Explicit outbound listeners.
+    Outbound,
+    /// The Workload API endpoint.
+    WorkloadApi,
+    /// Which SVID to take when there are several.
+    SvidHint,
+    /// The local trust domain.
+    TrustDomain,
+    /// The pod's namespace.
+    Namespace,
+    /// The pod's service account.
+    ServiceAccount,
+    /// Declared ports of the app.
+    Ports,
+    /// Policy as a plain file.
+    Policy,
+    /// Policy as a downward-API annotations file.
+    Annotations,
+    /// What the installation forbids.
+    Guardrails,
+    /// What holds when there is no policy.
+    Unconfigured,
+    /// Health, metrics and read-only dumps.
+    Admin,
+    /// Unix socket for what changes something.
+    AdminSocket,
+    /// Worker threads.
+    Workers,
+    /// Connections per process.
+    MaxConnections,
+    /// How long a drain may take.
+    DrainDeadline,
+    /// TCP connect to an app or peer.
+    ConnectTimeout,
+    /// TLS handshake.
+    HandshakeTimeout,
+    /// A request head.
+    HeaderTimeout,
+    /// An idle keep-alive connection.
+    IdleTimeout,
+    /// Opaque streams beyond their peer's SVID.
+    MaxStaleIdentity,
+    /// Own identity after the Workload API denies it.
+    IdentityGrace,
+    /// Level of the process log.
+    Log,
+    /// Access log.
+    AccessLog,
+    /// End when the parent process ends.
+    ExitWithParent,
+}
+
+/// One configuration key.
+#[derive(Debug)]
+pub struct Key {
+    /// Which one.
+    pub id: Id,
+    /// Long flag, without the dashes.
+    pub flag: &'static str,
+    /// Environment variable of the same meaning.
+    pub environment: &'static str,
+    /// What stands for the value in the help.
+    pub placeholder: &'static str,
+    /// The value when nobody says anything.
+    pub default: Option<&'static str>,
+    /// What happens without a value, where the default is not a value.
+    pub unset: &'static str,
+    /// Accepted values.
+    pub kind: Kind,
+    /// May be given more than once (flag repeated; lines of the variable).
+    pub repeatable: bool,
+    /// Left out of the help and the documentation.
+    pub hidden: bool,
+    /// Which part of the documentation it stands in.
+    pub section: &'static str,
+    /// One or two sentences for `--help` and the documentation.
+    pub meaning: &'static str,
+}
+
+const TRAFFIC: &str = "Traffic";
+const IDENTITY: &str = "Identity";
+const POLICY: &str = "Policy";
+const ADMIN: &str = "Admin and health";
+const LIMITS: &str = "Limits and timeouts";
+const PROCESS: &str = "Process and logs";
+
+const MINUTE: u64 = 60;
+const HOUR: u64 = 3600;
+const DAY: u64 = 24 * HOUR;
+
+/// Sections, in the order of the documentation.
+pub const SECTIONS: &[&str] = &[TRAFFIC, IDENTITY, POLICY, ADMIN, LIMITS, PROCESS];
+
+/// Every configuration key.
+pub static KEYS: &[Key] = &[
+    Key {
+        repeatable: true,
+        meaning: "Accept mesh connections on LISTEN and forward what the policy allows to the app at UPSTREAM. \
+                  `on` in a policy is the port of UPSTREAM.",
+        ..key(Id::Inbound, TRAFFIC, "inbound", "MANTLET_INBOUND", "LISTEN=UPSTREAM", Kind::Inbound)
+    },
+    Key {
+        repeatable: true,
+        meaning: "Accept the app's plain connections on LISTEN and carry them by mutual TLS to UPSTREAM, which must \
+                  prove one of IDS. Without `as`, the peer is asked for its protocol.",
+        ..key(
+            Id::Outbound,
+            TRAFFIC,
+            "outbound",
+            "MANTLET_OUTBOUND",
+            "LISTEN=UPSTREAM is IDS [as PROTOCOL]",
+            Kind::Outbound,
+        )
+    },
+    Key {
+        unset: "no named ports, and rules without `on` cover the upstream ports of the inbound listeners",
+        meaning: "Ports that the app declares, with their names: what a policy calls `on http` or covers without `on`.",
+        ..key(Id::Ports, TRAFFIC, "ports", "MANTLET_PORTS", "PORTS", Kind::Ports)
+    },
+    Key {
+        unset: "required",
+        meaning: "Where the SPIFFE Workload API listens. The flag wins over the variable, whose name is the \
+                  standard's.",
+        ..key(Id::WorkloadApi, IDENTITY, "workload-api", "SPIFFE_ENDPOINT_SOCKET", "ENDPOINT", Kind::Endpoint)
+    },
+    Key {
+        unset: "that of the first usable SVID",
+        meaning: "The local trust domain. An SVID of another one is not used; short identities (`shop/web`) belong \
+                  to it.",
+        ..key(Id::TrustDomain, IDENTITY, "trust-domain", "MANTLET_TRUST_DOMAIN", "NAME", Kind::TrustDomain)
+    },
+    Key {
+        meaning: "The pod's namespace: what `./web` means, and part of the expected own identity.",
+        ..key(Id::Namespace, IDENTITY, "namespace", "MANTLET_NAMESPACE", "NAME", Kind::Name)
+    },
+    Key {
+        meaning: "The pod's service account. With trust domain and namespace it makes the own identity that is \
+                  expected: spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/ACCOUNT.",
+        ..key(Id::ServiceAccount, IDENTITY, "service-account", "MANTLET_SERVICE_ACCOUNT", "NAME", Kind::Name)
+    },
+    Key {
+        unset: "the first SVID",
+        meaning: "Which SVID to use when the Workload API gives several and none has the expected identity.",
+        ..key(Id::SvidHint, IDENTITY, "svid-hint", "MANTLET_SVID_HINT", "TEXT", Kind::Text)
+    },
+    Key {
+        default: Some("12h"),
+        meaning: "How long open streams and opaque connections may go on after their peer's SVID has expired, \
+                  while issuer and policy still hold.",
+        ..key(
+            Id::MaxStaleIdentity,
+            IDENTITY,
+            "max-stale-identity",
+            "MANTLET_MAX_STALE_IDENTITY",
+            "DURATION",
+            Kind::Duration(secs(0), secs(7 * DAY)),
+        )
+    },
+    Key {
+        default: Some("30s"),
+        meaning: "How long the own identity stays in use after the Workload API has denied it.",
+        ..key(
+            Id::IdentityGrace,
+            IDENTITY,
+            "identity-grace",
+            "MANTLET_IDENTITY_GRACE",
+            "DURATION",
+            Kind::Duration(secs(0), secs(HOUR)),
+        )
+    },
+    Key {
+        unset: "no policy: see --unconfigured",
+        meaning: "Policy as a plain file. Changes take effect at once; a mistake keeps the last good policy.",
+        ..key(Id::Policy, POLICY, "policy", "MANTLET_POLICY", "FILE", Kind::Path)
+    },
+    Key {
+        unset: "no policy: see --unconfigured",
+        meaning: "Policy as a downward-API file of the pod's annotations (`metadata.annotations`). Mount the \
+                  directory, never a subPath, which is not updated.",
+        ..key(Id::Annotations, POLICY, "annotations", "MANTLET_ANNOTATIONS", "FILE", Kind::Path)
+    },
+    Key {
+        repeatable: true,
+        meaning: "What the installation forbids, whatever a policy says: one guardrail per flag or line.",
+        ..key(Id::Guardrails, POLICY, "guardrails", "MANTLET_GUARDRAILS", "GUARDRAIL", Kind::Guardrail)
+    },
+    Key {
+        default: Some("deny"),
+        meaning: "What holds without a policy: deny everything, admit and count (audit), or audit and accept \
+                  callers without mesh identity too (permissive, for moving in).",
+        ..key(
+            Id::Unconfigured,
+            POLICY,
+            "unconfigured",
+            "MANTLET_UNCONFIGURED",
+            "MODE",
+            Kind::Choice(&["deny", "audit", "permissive"]),
+        )
+    },
+    Key {
+        default: Some("127.0.0.1:24190"),
+        meaning: "Health (/livez, /readyz, /startupz) and /metrics; on a loopback address also the read-only \
+                  dumps under /v1/.",
+        ..key(Id::Admin, ADMIN, "admin", "MANTLET_ADMIN", "ADDRESS", Kind::Address)
+    },
+    Key {
+        unset: "no socket, hence no drain by request",
+        meaning: "Unix socket (mode 0600) for requests that change something, such as /drain. Its directory must \
+                  not be mounted in the app's container.",
+        ..key(Id::AdminSocket, ADMIN, "admin-socket", "MANTLET_ADMIN_SOCKET", "PATH", Kind::Path)
+    },
+    Key {
+        default: Some("10000"),
+        meaning: "Connections that may be open at a time; the next one waits in the kernel's queue.",
+        ..key(
+            Id::MaxConnections,
+            LIMITS,
+            "max-connections",
+            "MANTLET_MAX_CONNECTIONS",
+            "COUNT",
+            Kind::Count(1, 1_000_000),
+        )
+    },
+    Key {
+        default: Some("5s"),
+        meaning: "Longest wait for a TCP connection to an app or a peer.",
+        ..key(
+            Id::ConnectTimeout,
+            LIMITS,
+            "connect-timeout",
+            "MANTLET_CONNECT_TIMEOUT",
+            "DURATION",
+            Kind::Duration(millis(10), secs(5 * MINUTE)),
+        )
+    },
+    Key {
+        default: Some("10s"),
+        meaning: "Longest TLS handshake, both directions.",
+        ..key(
+            Id::HandshakeTimeout,
+            LIMITS,
+            "handshake-timeout",
+            "MANTLET_HANDSHAKE_TIMEOUT",
+            "DURATION",
+            Kind::Duration(millis(10), secs(5 * MINUTE)),
+        )
+    },
+    Key {
+        default: Some("10s"),
+        meaning: "From the first byte of a request head to its end.",
+        ..key(
+            Id::HeaderTimeout,
+            LIMITS,
+            "header-timeout",
+            "MANTLET_HEADER_TIMEOUT",
+            "DURATION",
+            Kind::Duration(millis(10), secs(5 * MINUTE)),
+        )
+    },
+    Key {
+        default: Some("5m"),
+        meaning: "How long a connection between requests is kept.",
+        ..key(
+            Id::IdleTimeout,
+            LIMITS,
+            "idle-timeout",
+            "MANTLET_IDLE_TIMEOUT",
+            "DURATION",
+            Kind::Duration(secs(1), secs(DAY)),
+        )
+    },
+    Key {
+        default: Some("30s"),
+        meaning: "How long running requests and connections may take to finish once the sidecar stops.",
+        ..key(
+            Id::DrainDeadline,
+            LIMITS,
+            "drain-deadline",
+            "MANTLET_DRAIN_DEADLINE",
+            "DURATION",
+            Kind::Duration(secs(0), secs(HOUR)),
+        )
+    },
+    Key {
+        unset: "one per CPU of the cgroup's limit, at most 4",
+        meaning: "Worker threads.",
+        ..key(Id::Workers, PROCESS, "workers", "MANTLET_WORKERS", "COUNT", Kind::Count(1, 256))
+    },
+    Key {
+        default: Some("info"),
+        meaning: "Level of the process log on standard error.",
+        ..key(
+            Id::Log,
+            PROCESS,
+            "log",
+            "MANTLET_LOG",
+            "LEVEL",
+            Kind::Choice(&["off", "error", "warn", "info", "debug", "trace"]),
+        )
+    },
+    Key {
+        default: Some("off"),
+        meaning: "One line on standard output per request or connection: none, those that failed, or all. The \
+                  audit log (refusals) is always on.",
+        ..key(
+            Id::AccessLog,
+            PROCESS,
+            "access-log",
+            "MANTLET_ACCESS_LOG",
+            "WHICH",
+            Kind::Choice(&["off", "errors", "all"]),
+        )
+    },
+    Key {
+        default: Some("false"),
+        hidden: true,
+        meaning: "Stop when the process that started this one ends: nothing is left behind by a demo that was killed.",
+        ..key(
+            Id::ExitWithParent,
+            PROCESS,
+            "exit-with-parent",
+            "MANTLET_EXIT_WITH_PARENT",
+            "BOOL",
+            Kind::Switch,
+        )
+    },
+];
+
+/// The row of `id`; `None` cannot happen for a complete table, which a test holds.
+#[must_use]
+pub fn find(id: Id) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.id == id)
+}
+
+const fn key(
+    id: Id,
+    section: &'static str,
+    flag: &'static str,
+    environment: &'static str,
+    placeholder: &'static str,
+    kind: Kind,
+) -> Key {
+    Key {
+        id,
+        flag,
+        environment,
+        placeholder,
+        default: None,
+        unset: "none",
+        kind,
+        repeatable: false,
+        hidden: false,
+        section,
+        meaning: "",
+    }
+}
+
+const fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+const fn millis(n: u64) -> Duration {
+    Duration::from_millis(n)
+}

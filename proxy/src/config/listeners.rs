@@ -1,0 +1,261 @@
+//! Explicit listeners: `LISTEN=UPSTREAM` and `LISTEN=UPSTREAM is IDS [as PROTOCOL]`, the same words as in the
+//! upstreams language.
+
+use std::{collections::BTreeSet, fmt, net::SocketAddr};
+
+use mantlet_id::{SpiffeId, TrustDomain, normalise_config};
+
+use super::values::{Checked, address};
+
+/// Accepts mesh connections and forwards to the app.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InboundListener {
+    /// Where peers connect; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The app.
+    pub upstream: SocketAddr,
+}
+
+/// Accepts the app's connections and carries them to a peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutboundListener {
+    /// Where the app connects; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The peer.
+    pub upstream: UpstreamAddr,
+    /// Whom the peer must prove to be; never empty.
+    pub expected: BTreeSet<SpiffeId>,
+    /// `None`: the peer is asked.
+    pub protocol: Option<UpstreamProtocol>,
+}
+
+/// Where a peer is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum UpstreamAddr {
+    /// A fixed address.
+    Ip(SocketAddr),
+    /// A name, resolved when it is used.
+    Name {
+        /// Lower-case DNS name without a trailing dot.
+        host: String,
+        /// Port, never 0.
+        port: u16,
+    },
+}
+
+/// What is spoken on an outbound listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1 or HTTP/2, per request.
+    Http,
+    /// Bytes; `postgres`, `mysql` and `redis` mean this and document intent.
+    Opaque,
+}
+
+/// What short identities (`shop/web`, `./web`) resolve against.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Home<'a> {
+    pub(super) trust_domain: Option<&'a TrustDomain>,
+    pub(super) namespace: Option<&'a str>,
+}
+
+pub(super) fn inbound(text: &str) -> Checked<InboundListener> {
+    let (listen, upstream) = text.split_once('=').ok_or("no = between LISTEN and UPSTREAM")?;
+    let upstream = address(upstream.trim()).map_err(|problem| format!("UPSTREAM: {problem}"))?;
+    if upstream.port() == 0 {
+        return Err("UPSTREAM: port 0 is nowhere".to_owned());
+    }
+    Ok(InboundListener { listen: listen_address(listen)?, upstream })
+}
+
+pub(super) fn outbound(text: &str, home: Home<'_>) -> Checked<OutboundListener> {
+    let (listen, rest) = text.split_once('=').ok_or("no = between LISTEN and UPSTREAM")?;
+    let listen = listen_address(listen)?;
+    let (upstream, rest) = split_word(rest.trim());
+    let upstream = upstream_address(upstream)?;
+    let (is, rest) = split_word(rest);
+    if is != "is" {
+        return Err("UPSTREAM must be followed by: is IDS (there is no \"anyone\")".to_owned());
+    }
+    // `ids = id *( "," [SP] id )`: a blank inside the list stands only behind a comma.
+    let words: Vec<&str> = rest.split_ascii_whitespace().collect();
+    let (ids, protocol) = match words.as_slice() {
+        [ids @ .., "as", protocol] => (ids, Some(upstream_protocol(protocol)?)),
+        [_, .., "as"] => return Err("nothing behind as".to_owned()),
+        ids => (ids, None),
+    };
+    let expected = identities(&ids.join(" "), home)?;
+    Ok(OutboundListener { listen, upstream, expected, protocol })
+}
+
+fn split_word(text: &str) -> (&str, &str) {
+    match text.split_once(|c: char| c.is_ascii_whitespace()) {
+        Some((word, rest)) => (word, rest.trim_start()),
+        None => (text, ""),
+    }
+}
+
+fn listen_address(text: &str) -> Checked<SocketAddr> {
+    address(text.trim()).map_err(|problem| format!("LISTEN: {problem}"))
+}
+
+fn upstream_address(text: &str) -> Checked<UpstreamAddr> {
+    if let Ok(ip) = address(text) {
+        return match ip.port() {
+            0 => Err("UPSTREAM: port 0 is nowhere".to_owned()),
+            _ => Ok(UpstreamAddr::Ip(ip)),
+        };
+    }
+    let (host, port) = text.rsplit_once(':').ok_or("UPSTREAM: no port")?;
+    let port = match port.parse::<u16>() {
+        Ok(port) if port != 0 => port,
+        _ => return Err("UPSTREAM: the port is not a number from 1 to 65535".to_owned()),
+    };
+    let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    // A name whose last label is a number is a mistyped IPv4 address (WHATWG URL 3.5).
+    let numeric_end = host.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
+    if host.len() > 253 || numeric_end || !host.split('.').all(label) {
+        return Err("UPSTREAM: neither an IP address nor a DNS name".to_owned());
+    }
+    Ok(UpstreamAddr::Name { host, port })
+}
+
+fn upstream_protocol(word: &str) -> Checked<UpstreamProtocol> {
+    match word {
+        "http" => Ok(UpstreamProtocol::Http),
+        "tcp" | "postgres" | "mysql" | "redis" => Ok(UpstreamProtocol::Opaque),
+        _ => Err(format!("unknown protocol {word:?} behind as")),
+    }
+}
+
+fn identities(text: &str, home: Home<'_>) -> Checked<BTreeSet<SpiffeId>> {
+    if text.is_empty() {
+        return Err("no identity behind is".to_owned());
+    }
+    text.split(',').map(|id| identity(id.strip_prefix(' ').unwrap_or(id), home)).collect()
+}
+
+fn identity(id: &str, home: Home<'_>) -> Checked<SpiffeId> {
+    let wrong = |error: mantlet_id::IdError| format!("identity {id:?}: {error}");
+    if id.contains('*') {
+        return Err(format!("identity {id:?}: no wildcards here, list the identities"));
+    }
+    if id.contains("://") {
+        return SpiffeId::parse(&normalise_config(id).0).map_err(wrong);
+    }
+    let (namespace, account) = id.split_once('/').ok_or_else(|| {
+        format!("identity {id:?} is neither namespace/account nor ./account nor spiffe://...")
+    })?;
+    let namespace = match (namespace, home.namespace) {
+        (".", Some(namespace)) => namespace,
+        (".", None) => return Err(format!("identity {id:?} needs --namespace")),
+        (namespace, _) => namespace,
+    };
+    let trust_domain = home.trust_domain.ok_or_else(|| format!("identity {id:?} needs --trust-domain"))?;
+    SpiffeId::workload(trust_domain, namespace, account).map_err(wrong)
+}
+
+// === impl UpstreamAddr ===
+
+impl fmt::Display for UpstreamAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Name { host, port } => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
+impl UpstreamAddr {
+    /// The port that peers and policies know the upstream by.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        match self {
+            Self::Ip(address) => address.port(),
+            Self::Name { port, .. } => *port,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Checked<OutboundListener> {
+        let domain = TrustDomain::parse("prod.test").unwrap();
+        outbound(text, Home { trust_domain: Some(&domain), namespace: Some("shop") })
+    }
+
+    #[test]
+    fn an_outbound_listener_names_upstream_identities_and_protocol() {
+        let parsed =
+            parse("127.0.0.1:0=Orders.shop.:8080 is shop/orders, ./self,spiffe://Other.Test/x as http")
+                .unwrap();
+        assert_eq!(parsed.upstream.to_string(), "orders.shop:8080");
+        assert_eq!(parsed.protocol, Some(UpstreamProtocol::Http));
+        let ids: Vec<&str> = parsed.expected.iter().map(SpiffeId::as_str).collect();
+        assert_eq!(
+            ids,
+            [
+                "spiffe://other.test/x",
+                "spiffe://prod.test/ns/shop/sa/orders",
+                "spiffe://prod.test/ns/shop/sa/self"
+            ]
+        );
+        for word in ["tcp", "postgres", "mysql", "redis"] {
+            let parsed = parse(&format!("127.0.0.1:0=10.0.0.1:5432 is data/db as {word}")).unwrap();
+            assert_eq!(parsed.protocol, Some(UpstreamProtocol::Opaque));
+        }
+        assert_eq!(parse("127.0.0.1:0=[::1]:5432 is data/db").unwrap().protocol, None);
+    }
+
+    #[test]
+    fn an_outbound_listener_without_exactly_one_meaning_is_refused() {
+        for (text, part) in [
+            ("127.0.0.1:1", "no ="),
+            ("127.0.0.1=h:1 is a/b", "LISTEN"),
+            ("127.0.0.1:1=h is a/b", "no port"),
+            ("127.0.0.1:1=h:0 is a/b", "port"),
+            ("127.0.0.1:1=127.0.0:80 is a/b", "neither an IP"),
+            ("127.0.0.1:1=h_:80x is a/b", "port"),
+            ("127.0.0.1:1=-h:80 is a/b", "neither an IP"),
+            ("127.0.0.1:1=h:80", "is IDS"),
+            ("127.0.0.1:1=h:80 as http", "is IDS"),
+            ("127.0.0.1:1=h:80 is", "no identity"),
+            ("127.0.0.1:1=h:80 is as http", "no identity"),
+            ("127.0.0.1:1=h:80 is a/b as", "nothing behind as"),
+            ("127.0.0.1:1=h:80 is a/b as ftp", "unknown protocol"),
+            ("127.0.0.1:1=h:80 is a/*", "wildcards"),
+            ("127.0.0.1:1=h:80 is a/b c/d", "identity"),
+            ("127.0.0.1:1=h:80 is a/b,", "identity"),
+            ("127.0.0.1:1=h:80 is mesh", "neither"),
+            ("127.0.0.1:1=h:80 is spiffe://prod.test", "identity"),
+            ("127.0.0.1:1=h:80 is a/b/c", "identity"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn short_identities_say_which_key_they_miss() {
+        let home = Home { trust_domain: None, namespace: None };
+        assert!(outbound("127.0.0.1:1=h:80 is a/b", home).unwrap_err().contains("--trust-domain"));
+        assert!(outbound("127.0.0.1:1=h:80 is ./b", home).unwrap_err().contains("--namespace"));
+        assert!(outbound("127.0.0.1:1=h:80 is spiffe://x/y", home).is_ok());
+    }
+
+    #[test]
+    fn an_inbound_listener_forwards_to_an_address() {
+        assert!(inbound("127.0.0.1:0=127.0.0.1:80").is_ok());
+        for text in ["127.0.0.1:0", "127.0.0.1:0=app:80", "127.0.0.1:0=127.0.0.1:0", "x=127.0.0.1:80"] {
+            assert!(inbound(text).is_err(), "{text}");
+        }
+    }
+}

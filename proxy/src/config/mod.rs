@@ -1,0 +1,230 @@
+//! Configuration: flags over environment over defaults, one table of keys, every mistake at once.
+//!
+//! What the operator wrote ([`Raw`]: strings with their source) and what the process runs on ([`Config`]: valid by
+//! construction) are two types. The environment comes in as an argument, so that tests never change it. Policy is
+//! not configuration: it is a watched file.
+
+mod document;
+mod error;
+pub mod keys;
+mod kind;
+mod listeners;
+mod raw;
+mod reader;
+mod values;
+
+use std::{
+    ffi::OsString,
+    net::SocketAddr,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use mantlet_id::{SpiffeId, TrustDomain};
+use mantlet_identity::Endpoint;
+use mantlet_policy::{Guardrails, NamedPort};
+
+pub use self::{
+    document::{document, print},
+    error::{Mistake, Mistakes},
+    listeners::{InboundListener, OutboundListener, UpstreamAddr, UpstreamProtocol},
+    raw::{Source, command},
+};
+use self::{
+    raw::{DRAIN, PRINT_CONFIG, Raw},
+    reader::Reader,
+};
+
+/// A valid configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Explicit inbound listeners.
+    pub inbound: Vec<InboundListener>,
+    /// Explicit outbound listeners.
+    pub outbound: Vec<OutboundListener>,
+    /// Declared ports of the app.
+    pub ports: Vec<NamedPort>,
+    /// Where the Workload API listens.
+    pub workload_api: Endpoint,
+    /// The local trust domain; `None` takes that of the first usable SVID.
+    pub trust_domain: Option<TrustDomain>,
+    /// The pod's namespace.
+    pub namespace: Option<String>,
+    /// The pod's service account.
+    pub service_account: Option<String>,
+    /// Which SVID to take when none has the expected identity.
+    pub svid_hint: Option<String>,
+    /// How long long-lived work may go on after its peer's SVID expired.
+    pub max_stale_identity: Duration,
+    /// How long the own identity stays in use after a denial.
+    pub identity_grace: Duration,
+    /// Where the policy is.
+    pub policy: PolicyLocation,
+    /// What the installation forbids.
+    pub guardrails: Guardrails,
+    /// What holds without a policy.
+    pub unconfigured: Unconfigured,
+    /// Health, metrics, dumps.
+    pub admin: SocketAddr,
+    /// Unix socket for mutations.
+    pub admin_socket: Option<PathBuf>,
+    /// Connections at a time.
+    pub max_connections: usize,
+    /// TCP connect.
+    pub connect_timeout: Duration,
+    /// TLS handshake.
+    pub handshake_timeout: Duration,
+    /// First byte of a request head to its end.
+    pub header_timeout: Duration,
+    /// Between requests.
+    pub idle_timeout: Duration,
+    /// Orderly stop.
+    pub drain_deadline: Duration,
+    /// Worker threads; `None` takes the cgroup's CPU limit.
+    pub workers: Option<NonZeroUsize>,
+    /// Level of the process log, in the words of `tracing`.
+    pub log: &'static str,
+    /// Which requests and connections are logged.
+    pub access_log: AccessLog,
+    /// Stop with the process that started this one.
+    pub exit_with_parent: bool,
+    /// Every key with its effective value and source, for `--print-config` and `/v1/config`.
+    pub effective: Vec<Effective>,
+}
+
+/// Where the policy is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PolicyLocation {
+    /// There is none: [`Unconfigured`] holds.
+    None,
+    /// A plain policy file.
+    File(PathBuf),
+    /// A downward-API annotations file.
+    Annotations(PathBuf),
+}
+
+/// What holds without a policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unconfigured {
+    /// Everything is denied.
+    Deny,
+    /// Everything is admitted and counted.
+    Audit,
+    /// As audit, and callers without mesh identity are accepted.
+    Permissive,
+}
+
+/// Which requests and connections the access log shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccessLog {
+    /// None.
+    Off,
+    /// Those that were refused or failed.
+    Errors,
+    /// All.
+    All,
+}
+
+/// One key with its effective value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Effective {
+    /// Flag without dashes: the key's name.
+    pub key: &'static str,
+    /// Values as given; empty when unset.
+    pub values: Vec<String>,
+    /// Where they came from.
+    pub source: Source,
+    /// Left out of the printed form unless it was given.
+    pub hidden: bool,
+}
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Loaded {
+    /// Run with this.
+    Run(Box<Config>),
+    /// Print this (help, version, configuration) and exit with success.
+    Print(String),
+    /// Ask the sidecar behind this Unix socket to drain.
+    Drain(PathBuf),
+}
+
+/// A command line that cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Flags that do not exist, or lack a value.
+    #[error("{0}")]
+    Usage(clap::Error),
+    /// Values that mean nothing.
+    #[error("{0}")]
+    Mistakes(#[from] Mistakes),
+}
+
+/// Reads the configuration from the arguments (without the program's name) and the environment.
+///
+/// # Errors
+/// Unknown flags, or every mistake in the values at once; the exit code is [`LoadError::EXIT_CODE`].
+pub fn load(
+    program: &'static str,
+    arguments: impl IntoIterator<Item = OsString>,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Loaded, LoadError> {
+    let command_line = std::iter::once(OsString::from(program)).chain(arguments);
+    let matches = match command(program).try_get_matches_from(command_line) {
+        Ok(matches) => matches,
+        Err(error) if error.exit_code() == 0 => return Ok(Loaded::Print(error.render().to_string())),
+        Err(error) => return Err(LoadError::Usage(error)),
+    };
+    if let Some((DRAIN, drain)) = matches.subcommand() {
+        return Ok(Loaded::Drain(reader::drain_socket(drain, environment)?));
+    }
+    let mut mistakes = Mistakes::default();
+    let raw = Raw::collect(&matches, environment, &mut mistakes);
+    let config = Config::from_raw(&raw, mistakes)?;
+    Ok(match matches.get_flag(PRINT_CONFIG) {
+        true => Loaded::Print(print(&config.effective)),
+        false => Loaded::Run(Box::new(config)),
+    })
+}
+
+// === impl LoadError ===
+
+impl LoadError {
+    /// Usage errors end the process with this code.
+    pub const EXIT_CODE: u8 = 2;
+}
+
+// === impl Config ===
+
+impl Config {
+    fn from_raw(raw: &Raw, mistakes: Mistakes) -> Result<Self, Mistakes> {
+        let mut reader = Reader { raw, mistakes };
+        match reader.assemble() {
+            Ok(config) if reader.mistakes.is_empty() => Ok(config),
+            _ => Err(reader.mistakes),
+        }
+    }
+
+    /// The identity that the pod's place in Kubernetes promises, when all three parts are known.
+    #[must_use]
+    pub fn expected_id(&self) -> Option<SpiffeId> {
+        let (domain, namespace, account) =
+            (self.trust_domain.as_ref()?, self.namespace.as_deref()?, self.service_account.as_deref()?);
+        SpiffeId::workload(domain, namespace, account).ok()
+    }
+}
+
+impl PolicyLocation {
+    /// The file, when there is one.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::None => None,
+            Self::File(path) | Self::Annotations(path) => Some(path),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,270 @@
+//! From strings to a valid configuration: every key is read before the first mistake ends the attempt.
+
+use std::{ffi::OsString, net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
+
+use clap::ArgMatches;
+use mantlet_id::TrustDomain;
+use mantlet_identity::Endpoint;
+use mantlet_policy::Guardrails;
+
+use super::{
+    AccessLog, Config, Effective, OutboundListener, PolicyLocation, Unconfigured,
+    error::{Mistake, Mistakes, Reported},
+    keys::{self, Id, KEYS, Key, Kind},
+    listeners::{self, Home},
+    raw::{Given, Raw},
+    values::{self, Checked},
+};
+
+/// A value, or the token that its mistake has been recorded.
+type Taken<T> = Result<T, Reported>;
+
+/// Turns [`Raw`] into [`Config`], collecting mistakes on the way.
+pub(super) struct Reader<'a> {
+    pub(super) raw: &'a Raw,
+    pub(super) mistakes: Mistakes,
+}
+
+/// The one key that `drain` needs; whatever else is wrong must not keep a pod from draining.
+pub(super) fn drain_socket(
+    matches: &ArgMatches,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<PathBuf, Mistakes> {
+    let mut mistakes = Mistakes::default();
+    let Some(key) = keys::find(Id::AdminSocket) else { return Err(mistakes) };
+    let variable =
+        || environment.into_iter().find(|(name, _)| name == key.environment).map(|(_, value)| value);
+    let given = matches.get_one::<String>(key.flag).map(OsString::from).or_else(variable);
+    match given.filter(|path| !path.is_empty()) {
+        Some(path) => Ok(path.into()),
+        None => {
+            mistakes.add(Mistake {
+                key: format!("--{} (or {})", key.flag, key.environment),
+                value: None,
+                problem: "missing".to_owned(),
+                accepts: key.kind.accepts(),
+            });
+            Err(mistakes)
+        }
+    }
+}
+
+// === impl Reader ===
+
+impl Reader<'_> {
+    /// Reads every key before the first `?`, so that one mistake hides no other.
+    pub(super) fn assemble(&mut self) -> Taken<Config> {
+        let trust_domain = self.optional(Id::TrustDomain, values::trust_domain);
+        let namespace = self.optional(Id::Namespace, values::name);
+        let inbound = self.list(Id::Inbound, listeners::inbound);
+        let outbound = self.outbound(&trust_domain, &namespace);
+        let ports = self.optional(Id::Ports, values::ports);
+        let workload_api =
+            self.required(Id::WorkloadApi, |text| Endpoint::parse(text).map_err(|error| error.to_string()));
+        let service_account = self.optional(Id::ServiceAccount, values::name);
+        let svid_hint = self.optional(Id::SvidHint, values::text);
+        let max_stale_identity = self.duration(Id::MaxStaleIdentity);
+        let identity_grace = self.duration(Id::IdentityGrace);
+        let policy = self.policy();
+        let guardrails = self.guardrails();
+        let unconfigured = self.required(Id::Unconfigured, unconfigured);
+        let admin = self.required(Id::Admin, values::address);
+        let admin_socket = self.optional(Id::AdminSocket, values::path);
+        let max_connections = self.count(Id::MaxConnections);
+        let connect_timeout = self.duration(Id::ConnectTimeout);
+        let handshake_timeout = self.duration(Id::HandshakeTimeout);
+        let header_timeout = self.duration(Id::HeaderTimeout);
+        let idle_timeout = self.duration(Id::IdleTimeout);
+        let drain_deadline = self.duration(Id::DrainDeadline);
+        let workers = self.optional_count(Id::Workers);
+        let log = self.required(Id::Log, log_level);
+        let access_log = self.required(Id::AccessLog, access_log);
+        let exit_with_parent = self.required(Id::ExitWithParent, values::switch);
+        let config = Config {
+            inbound: inbound?,
+            outbound: outbound?,
+            ports: ports?.unwrap_or_default(),
+            workload_api: workload_api?,
+            trust_domain: trust_domain?,
+            namespace: namespace?,
+            service_account: service_account?,
+            svid_hint: svid_hint?,
+            max_stale_identity: max_stale_identity?,
+            identity_grace: identity_grace?,
+            policy: policy?,
+            guardrails: guardrails?,
+            unconfigured: unconfigured?,
+            admin: admin?,
+            admin_socket: admin_socket?,
+            max_connections: max_connections?,
+            connect_timeout: connect_timeout?,
+            handshake_timeout: handshake_timeout?,
+            header_timeout: header_timeout?,
+            idle_timeout: idle_timeout?,
+            drain_deadline: drain_deadline?,
+            workers: workers?.and_then(NonZeroUsize::new),
+            log: log?,
+            access_log: access_log?,
+            exit_with_parent: exit_with_parent?,
+            effective: self.effective(),
+        };
+        self.check_listeners(&config)?;
+        Ok(config)
+    }
+
+    fn outbound(
+        &mut self,
+        trust_domain: &Taken<Option<TrustDomain>>,
+        namespace: &Taken<Option<String>>,
+    ) -> Taken<Vec<OutboundListener>> {
+        // Where the domain itself is wrong, identities that need it would only repeat that.
+        let (Ok(trust_domain), Ok(namespace)) = (trust_domain, namespace) else { return Err(Reported) };
+        let home = Home { trust_domain: trust_domain.as_ref(), namespace: namespace.as_deref() };
+        self.list(Id::Outbound, |text| listeners::outbound(text, home))
+    }
+
+    fn policy(&mut self) -> Taken<PolicyLocation> {
+        let (file, annotations) =
+            (self.optional(Id::Policy, values::path), self.optional(Id::Annotations, values::path));
+        match (file?, annotations?) {
+            (None, None) => Ok(PolicyLocation::None),
+            (Some(file), None) => Ok(PolicyLocation::File(file)),
+            (None, Some(file)) => Ok(PolicyLocation::Annotations(file)),
+            (Some(_), Some(_)) => {
+                Err(self.mistake(Id::Policy, None, "given together with --annotations", "one of the two"))
+            }
+        }
+    }
+
+    fn guardrails(&mut self) -> Taken<Guardrails> {
+        let lines = self.list(Id::Guardrails, values::guardrail)?;
+        // Each line parsed; together they do, too.
+        Guardrails::parse(&lines.join("\n"))
+            .map_err(|problem| self.mistake(Id::Guardrails, None, &problem, &Kind::Guardrail.accepts()))
+    }
+
+    /// What no single key can tell: somebody listens, and nobody twice on one address.
+    fn check_listeners(&mut self, config: &Config) -> Taken<()> {
+        if config.inbound.is_empty() && config.outbound.is_empty() {
+            return Err(self.mistake(
+                Id::Inbound,
+                None,
+                "no listener",
+                "at least one --inbound or --outbound",
+            ));
+        }
+        let named = (config.inbound.iter().map(|l| (Id::Inbound, l.listen)))
+            .chain(config.outbound.iter().map(|l| (Id::Outbound, l.listen)))
+            .chain([(Id::Admin, config.admin)]);
+        let mut seen: Vec<SocketAddr> = Vec::new();
+        let mut result = Ok(());
+        for (id, listen) in named.filter(|(_, listen)| listen.port() != 0) {
+            if seen.contains(&listen) {
+                result = Err(self.mistake(
+                    id,
+                    Some(listen.to_string()),
+                    "this address is used twice",
+                    "an address of its own",
+                ));
+            }
+            seen.push(listen);
+        }
+        result
+    }
+
+    fn effective(&self) -> Vec<Effective> {
+        let row = |key: &'static Key| {
+            let Given { source, values } = self.raw.given(key);
+            Effective { key: key.flag, values, source, hidden: key.hidden }
+        };
+        KEYS.iter().map(row).collect()
+    }
+
+    /// Parses each value of `id`; every one that fails is recorded.
+    fn list<T>(&mut self, id: Id, parse: impl Fn(&str) -> Checked<T>) -> Taken<Vec<T>> {
+        let Some(key) = keys::find(id) else { return Err(Reported) };
+        let Given { source, values } = self.raw.given(key);
+        let mut parsed = Vec::with_capacity(values.len());
+        let mut result = Ok(());
+        for value in values {
+            match parse(&value) {
+                Ok(item) => parsed.push(item),
+                Err(problem) => {
+                    result = Err(self.mistakes.add(Mistake {
+                        key: source.spelling(key),
+                        value: Some(value),
+                        problem,
+                        accepts: key.kind.accepts(),
+                    }));
+                }
+            }
+        }
+        result.map(|()| parsed)
+    }
+
+    fn optional<T>(&mut self, id: Id, parse: impl Fn(&str) -> Checked<T>) -> Taken<Option<T>> {
+        Ok(self.list(id, parse)?.pop())
+    }
+
+    fn required<T>(&mut self, id: Id, parse: impl Fn(&str) -> Checked<T>) -> Taken<T> {
+        match self.optional(id, parse)? {
+            Some(value) => Ok(value),
+            None => {
+                let accepts = keys::find(id).map(|key| key.kind.accepts()).unwrap_or_default();
+                Err(self.mistake(id, None, "missing", &accepts))
+            }
+        }
+    }
+
+    fn duration(&mut self, id: Id) -> Taken<Duration> {
+        match keys::find(id).map(|key| key.kind) {
+            Some(Kind::Duration(min, max)) => self.required(id, |text| values::duration(text, min, max)),
+            _ => Err(Reported),
+        }
+    }
+
+    fn optional_count(&mut self, id: Id) -> Taken<Option<usize>> {
+        match keys::find(id).map(|key| key.kind) {
+            Some(Kind::Count(min, max)) => self.optional(id, |text| values::count(text, min, max)),
+            _ => Err(Reported),
+        }
+    }
+
+    fn count(&mut self, id: Id) -> Taken<usize> {
+        self.optional_count(id)?.ok_or(Reported)
+    }
+
+    fn mistake(&mut self, id: Id, value: Option<String>, problem: &str, accepts: &str) -> Reported {
+        let key = match keys::find(id) {
+            Some(key) if id == Id::WorkloadApi => format!("--{} (or {})", key.flag, key.environment),
+            Some(key) => format!("--{}", key.flag),
+            None => String::new(),
+        };
+        self.mistakes.add(Mistake { key, value, problem: problem.to_owned(), accepts: accepts.to_owned() })
+    }
+}
+
+fn unconfigured(word: &str) -> Checked<Unconfigured> {
+    match word {
+        "deny" => Ok(Unconfigured::Deny),
+        "audit" => Ok(Unconfigured::Audit),
+        "permissive" => Ok(Unconfigured::Permissive),
+        _ => Err("unknown word".to_owned()),
+    }
+}
+
+fn access_log(word: &str) -> Checked<AccessLog> {
+    match word {
+        "off" => Ok(AccessLog::Off),
+        "errors" => Ok(AccessLog::Errors),
+        "all" => Ok(AccessLog::All),
+        _ => Err("unknown word".to_owned()),
+    }
+}
+
+fn log_level(word: &str) -> Checked<&'static str> {
+    ["off", "error", "warn", "info", "debug", "trace"]
+        .into_iter()
+        .find(|level| *level == word)
+        .ok_or_else(|| "unknown level".to_owned())
+}

@@ -1,0 +1,196 @@
+//! How a connection or a request can fail, and the only two things made of that: the reason that
+//! metrics and logs name, and the answer that the caller gets.
+
+use std::{io, net::SocketAddr};
+
+use http::StatusCode;
+use thiserror::Error;
+
+use crate::{
+    addr::ClientAddr,
+    authz::{Denied, reason_text},
+    http::{answer::Refusal, client::SendError, headers, server::ServeError},
+    log::{AccessLine, DecisionId},
+    metrics::{CloseReason, ConnectionGuard, Transport},
+    pool::DialError,
+    tls::TlsError,
+    vouch::Unvouched,
+};
+
+/// A failure, by the phase in which it happened.
+#[derive(Debug, Error)]
+pub enum ConnectionError {
+    /// There is no own identity to serve with.
+    #[error("no usable identity")]
+    NoIdentity,
+    /// The peer did not prove who it is.
+    #[error("handshake with the peer")]
+    Tls(#[source] TlsError),
+    /// The peer closed, or fell silent, before it said what it wants.
+    #[error("reading the first bytes")]
+    FirstBytes(#[source] io::Error),
+    /// Policy refused.
+    #[error("refused by policy: {}", .0.decision.reason.as_str())]
+    Denied(Box<Denied>),
+    /// The right was taken away before there was an answer.
+    #[error("revoked: {0}")]
+    Revoked(CloseReason),
+    /// The destination may not be reached.
+    #[error("destination refused")]
+    DestinationRefused,
+    /// The upstream could not be reached.
+    #[error("dialling the upstream")]
+    Dial(#[source] DialError),
+    /// The request got no response.
+    #[error("sending the request")]
+    Send(#[source] SendError),
+    /// The HTTP exchange with the downstream broke.
+    #[error("serving HTTP")]
+    Serve(#[source] ServeError),
+    /// Relaying bytes broke.
+    #[error("relaying")]
+    Relay(#[source] io::Error),
+}
+
+/// Says in the access log how a connection ended. One that carried HTTP in an orderly way has a line per request
+/// instead.
+pub fn log(
+    line: Option<AccessLine>,
+    guard: &ConnectionGuard,
+    reason: CloseReason,
+    inbound: Option<(ClientAddr, SocketAddr)>,
+) {
+    let Some(mut line) = line else { return };
+    let orderly = matches!(reason, CloseReason::Eof | CloseReason::Drain);
+    let (transport, peer) = guard.transport();
+    line.peer(Some(peer.as_str()).filter(|peer| *peer != "-"), inbound.map(|(client, _)| client.0));
+    if let Some((_, upstream)) = inbound {
+        line.upstream(upstream);
+    }
+    match orderly && transport != Some(Transport::Opaque) {
+        true => line.withhold(),
+        false => line.closed(reason.as_str(), !orderly),
+    }
+}
+
+// === impl ConnectionError ===
+
+impl ConnectionError {
+    /// The id that the caller is told: that of the decision, or else `fresh`.
+    #[must_use]
+    pub fn id(&self, fresh: DecisionId) -> DecisionId {
+        match self {
+            Self::Denied(denied) => denied.id,
+            _ => fresh,
+        }
+    }
+
+    /// The reason, for metrics, the log and the `x-mantlet-error` header.
+    #[must_use]
+    pub fn close_reason(&self) -> CloseReason {
+        match self {
+            Self::Revoked(reason) => *reason,
+            Self::NoIdentity => CloseReason::Withdrawn,
+            Self::Tls(TlsError::Timeout(_)) => CloseReason::Timeout,
+            Self::Tls(TlsError::Handshake { .. }) => CloseReason::Tls,
+            Self::Denied(_) | Self::DestinationRefused => CloseReason::Denied,
+            Self::Dial(error) | Self::Send(SendError::Dial(error)) => dial_reason(error),
+            Self::Send(SendError::NotHttp(_)) => CloseReason::Protocol,
+            Self::Send(SendError::Http(error)) => http_reason(error, CloseReason::Reset),
+            Self::Serve(ServeError(error)) => http_reason(error, CloseReason::Protocol),
+            Self::FirstBytes(error) | Self::Relay(error) => match error.kind() {
+                io::ErrorKind::TimedOut => CloseReason::Timeout,
+                io::ErrorKind::UnexpectedEof => CloseReason::Eof,
+                _ => Unvouched::reason(error).unwrap_or(CloseReason::Reset),
+            },
+        }
+    }
+
+    /// The answer to a request. `caller` is the caller's own identity; one without identity gets no
+    /// text. A decision answers with the id that it has in the audit log, another failure with `id`.
+    #[must_use]
+    pub fn refusal(&self, caller: Option<&str>, id: DecisionId) -> Refusal {
+        let reason = self.close_reason();
+        let (status, grpc_status) = match (self, reason) {
+            (Self::Denied(denied), _) => return denied_refusal(denied, caller),
+            (Self::DestinationRefused, _)
+            | (Self::Revoked(_), CloseReason::Policy | CloseReason::Expired) => (StatusCode::FORBIDDEN, 7),
+            (Self::Revoked(_), _) => (StatusCode::SERVICE_UNAVAILABLE, 14),
+            (Self::Dial(_) | Self::Send(SendError::Dial(_)), CloseReason::Timeout | CloseReason::Limit) => {
+                (StatusCode::SERVICE_UNAVAILABLE, 14)
+            }
+            (_, CloseReason::Timeout) => (StatusCode::GATEWAY_TIMEOUT, 4),
+            _ => (StatusCode::BAD_GATEWAY, 14),
+        };
+        Refusal {
+            status,
+            grpc_status,
+            header: (headers::ERROR, format!("{reason}; id={id}")),
+            text: caller.map(|_| format!("upstream failed: {reason} (id {id})\n")),
+        }
+    }
+}
+
+fn denied_refusal(denied: &Denied, caller: Option<&str>) -> Refusal {
+    let (status, grpc_status) = match denied.decision.malformed {
+        Some(malformed) => (StatusCode::from_u16(malformed.status()).unwrap_or(StatusCode::BAD_REQUEST), 3),
+        None => (StatusCode::FORBIDDEN, 7),
+    };
+    let (reason, id) = (reason_text(&denied.decision), denied.id);
+    Refusal {
+        status,
+        grpc_status,
+        header: (headers::DENIED, format!("{reason}; id={id}")),
+        text: caller.map(|caller| format!("denied: {caller} (id {id})\n")),
+    }
+}
+
+fn dial_reason(error: &DialError) -> CloseReason {
+    match error {
+        DialError::NoIdentity => CloseReason::Withdrawn,
+        DialError::Timeout { .. } | DialError::Tls { source: TlsError::Timeout(_), .. } => {
+            CloseReason::Timeout
+        }
+        DialError::Connect { .. } | DialError::NoEndpoint => CloseReason::Connect,
+        DialError::Tls { source: TlsError::Handshake { .. }, .. } => CloseReason::Tls,
+    }
+}
+
+/// hyper's errors of a connection: somebody broke the rules, somebody went away, or `other`.
+fn http_reason(error: &hyper::Error, other: CloseReason) -> CloseReason {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if let Some(h2) = cause.downcast_ref::<io::Error>() {
+            return match h2.kind() {
+                io::ErrorKind::TimedOut => CloseReason::Timeout,
+                io::ErrorKind::QuotaExceeded => CloseReason::Limit,
+                _ => Unvouched::reason(h2).unwrap_or(CloseReason::Reset),
+            };
+        }
+        source = cause.source();
+    }
+    if error.is_parse() {
+        CloseReason::Protocol
+    } else if error.is_incomplete_message() || error.is_canceled() || error.is_closed() {
+        CloseReason::Reset
+    } else if error.is_timeout() {
+        CloseReason::Timeout
+    } else {
+        other
+    }
+}
+
+impl From<DialError> for ConnectionError {
+    fn from(error: DialError) -> Self {
+        match error {
+            DialError::NoIdentity => Self::NoIdentity,
+            error => Self::Dial(error),
+        }
+    }
+}
+
+impl From<Box<Denied>> for ConnectionError {
+    fn from(denied: Box<Denied>) -> Self {
+        Self::Denied(denied)
+    }
+}

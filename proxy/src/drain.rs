@@ -1,0 +1,99 @@
+//! Stopping without losing anything.
+//!
+//! A stop goes through phases, each announced to everybody who holds a [`DrainToken`]. Whoever has
+//! work in hand holds a token until the work is done; dropping the token *is* saying "done". So the
+//! end of a drain is not a counter somebody must remember to change, but the moment at which the
+//! last token is gone.
+
+use tokio::sync::watch;
+
+/// How far a stop has come. Phases only go forward.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Phase {
+    /// Business as usual.
+    Serving,
+    /// Tell peers to go elsewhere (GOAWAY, `connection: close`) while serving all that comes.
+    Announcing,
+    /// Accept nothing new; what is in flight finishes.
+    Stopping,
+    /// The deadline has passed: end everything.
+    Forced,
+}
+
+/// The one who stops. Lives on the control thread.
+pub struct Drain {
+    phase: watch::Sender<Phase>,
+}
+
+/// Held by everybody who has work in hand.
+#[derive(Clone)]
+pub struct DrainToken {
+    phase: watch::Receiver<Phase>,
+}
+
+// === impl Drain ===
+
+impl Drain {
+    /// A stop that has not begun, and its first token.
+    #[must_use]
+    pub fn new() -> (Self, DrainToken) {
+        let (phase, token) = watch::channel(Phase::Serving);
+        (Self { phase }, DrainToken { phase: token })
+    }
+
+    /// Goes forward to `phase`; going back is ignored.
+    pub fn advance(&self, phase: Phase) {
+        self.phase.send_if_modified(|now| {
+            let forward = *now < phase;
+            *now = (*now).max(phase);
+            forward
+        });
+    }
+
+    /// Resolves when no token is left: all work is done.
+    pub async fn finished(&self) {
+        self.phase.closed().await;
+    }
+}
+
+// === impl DrainToken ===
+
+impl DrainToken {
+    /// The phase right now; one relaxed read of a shared lock, no wait.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    /// Resolves once the stop has come to `phase` or further. If the [`Drain`] itself is gone the
+    /// process is ending, which is [`Phase::Forced`].
+    pub async fn reached(&mut self, phase: Phase) {
+        let _ = self.phase.wait_for(|now| *now >= phase).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_drain_finishes_when_the_last_token_is_dropped() {
+        let (drain, token) = Drain::new();
+        let mut worker = token.clone();
+        drop(token);
+        drain.advance(Phase::Stopping);
+        worker.reached(Phase::Announcing).await;
+        assert_eq!(worker.phase(), Phase::Stopping);
+        let done = tokio::spawn(async move { drain.finished().await });
+        drop(worker);
+        done.await.unwrap();
+    }
+
+    #[test]
+    fn phases_only_go_forward() {
+        let (drain, token) = Drain::new();
+        drain.advance(Phase::Stopping);
+        drain.advance(Phase::Announcing);
+        assert_eq!(token.phase(), Phase::Stopping);
+    }
+}

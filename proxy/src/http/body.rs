@@ -1,0 +1,166 @@
+//! One body type for requests and responses.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::{client::Lease, guard::Exchange, headers};
+use crate::revoke::Revoke;
+
+/// A body that is streamed through, or a short text of our own.
+///
+/// It carries what must live exactly as long as the exchange: the lease of the upstream connection,
+/// and the scope (guards of the request) of whoever serves it.
+#[derive(Default)]
+pub struct Body {
+    content: Content,
+    lease: Option<Lease>,
+    scope: Option<Box<dyn Send>>,
+    exchange: Option<Exchange>,
+    /// Set for a gRPC response: when it is revoked, it ends with trailers that say so.
+    revoke: Option<Revoke>,
+}
+
+#[derive(Default)]
+enum Content {
+    #[default]
+    Empty,
+    Text(Bytes),
+    Stream(Incoming),
+}
+
+// === impl Body ===
+
+impl Body {
+    /// A text of our own.
+    #[must_use]
+    pub fn text(text: impl Into<Bytes>) -> Self {
+        Self { content: Content::Text(text.into()), ..Self::default() }
+    }
+
+    /// Ties the upstream connection to the end of this body.
+    pub(super) fn with_lease(mut self, lease: Lease) -> Self {
+        self.lease = Some(lease);
+        self.settle();
+        self
+    }
+
+    /// Keeps `scope` until the body has ended or is dropped.
+    #[must_use]
+    pub fn with_scope(mut self, scope: Box<dyn Send>) -> Self {
+        self.scope = Some(scope);
+        self
+    }
+
+    pub(super) fn with_exchange(mut self, exchange: Exchange) -> Self {
+        self.exchange = Some(exchange);
+        self
+    }
+
+    /// Ends with the trailers of a refusal when `revoke` is used.
+    #[must_use]
+    pub fn ending_with_trailers(mut self, revoke: Revoke) -> Self {
+        self.revoke = Some(revoke);
+        self
+    }
+
+    /// The trailers of a gRPC stream whose right was taken away (status 7, permission denied).
+    fn revoked(&mut self) -> Option<Frame<Bytes>> {
+        let reason = self.revoke.as_ref()?.reason()?;
+        self.content = Content::Empty;
+        self.revoke = None;
+        // What the upstream still sends belongs to nobody: its connection is not used again.
+        self.lease = None;
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", HeaderValue::from_static("7"));
+        trailers.insert("grpc-message", HeaderValue::from_static(reason.as_str()));
+        Some(Frame::trailers(trailers))
+    }
+
+    /// Gives the upstream connection back as soon as nothing more can come from it.
+    fn settle(&mut self) {
+        if http_body::Body::is_end_stream(self)
+            && let Some(lease) = self.lease.take()
+        {
+            lease.give_back();
+        }
+    }
+}
+
+impl From<Incoming> for Body {
+    fn from(stream: Incoming) -> Self {
+        let content =
+            if http_body::Body::is_end_stream(&stream) { Content::Empty } else { Content::Stream(stream) };
+        Self { content, ..Self::default() }
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if let Some(trailers) = self.revoked() {
+            return Poll::Ready(Some(Ok(trailers)));
+        }
+        let frame = match &mut self.content {
+            Content::Empty => None,
+            Content::Text(text) => {
+                let text = std::mem::take(text);
+                self.content = Content::Empty;
+                Some(Ok(Frame::data(text)))
+            }
+            Content::Stream(stream) => {
+                let frame = ready!(Pin::new(stream).poll_frame(cx));
+                if frame.is_none() {
+                    self.content = Content::Empty;
+                }
+                frame.map(|frame| frame.map(clean_trailers))
+            }
+        };
+        self.settle();
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Empty => true,
+            Content::Text(text) => text.is_empty(),
+            Content::Stream(stream) => stream.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Empty => SizeHint::with_exact(0),
+            Content::Text(text) => SizeHint::with_exact(text.len() as u64),
+            Content::Stream(stream) => stream.size_hint(),
+        }
+    }
+}
+
+/// Trailers cross the hop like headers: without what belongs to one connection, and without names
+/// that only the sidecar may assert.
+fn clean_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
+    match frame.into_trailers() {
+        Ok(mut trailers) => {
+            strip(&mut trailers);
+            Frame::trailers(trailers)
+        }
+        Err(frame) => frame,
+    }
+}
+
+fn strip(trailers: &mut HeaderMap) {
+    headers::remove_hop_by_hop(trailers);
+    headers::remove_owned(trailers);
+}

@@ -1,0 +1,243 @@
+//! Connections to one upstream: shared ones, idle ones, and those in use.
+
+use std::{
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    client::conn::{http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+
+use super::{Body, Host};
+use crate::{detect::HttpVersion, io::BoxIo};
+
+/// Streams on one HTTP/2 connection before another is opened beside it; below what peers allow, so
+/// that a request never waits for another's end.
+const STREAMS_PER_CONNECTION: usize = 90;
+/// HTTP/1 connections to one upstream that are kept idle.
+const IDLE_PER_HOST: usize = 1024;
+/// A slow stream may hold this much unread before it stops, and one hundred of them fill the
+/// connection's window together.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 100 * STREAM_WINDOW;
+/// As much as our own server side takes.
+const MAX_HEAD_BYTES: u32 = 32 * 1024;
+const MAX_HEADERS: usize = 100;
+
+/// The connections of one upstream.
+#[derive(Default)]
+pub(super) struct Connections {
+    shared: Vec<Shared>,
+    idle: Vec<Idle>,
+    /// What the upstream last agreed to; HTTP/1 connections need no turn to be opened.
+    pub(super) speaks: Option<HttpVersion>,
+    /// Nothing is kept for a later request any more.
+    retired: bool,
+}
+
+/// A connection that carries a request, alone or beside others.
+pub(super) struct Connection {
+    sender: Sender,
+    not_after: Option<SystemTime>,
+}
+
+/// The use of a connection by one exchange.
+pub struct Lease {
+    host: Weak<Host>,
+    connection: Connection,
+}
+
+enum Sender {
+    H1(http1::SendRequest<Body>),
+    H2 { send: http2::SendRequest<Body>, place: Place },
+}
+
+/// An HTTP/2 connection and the number of its open streams.
+struct Shared {
+    send: http2::SendRequest<Body>,
+    streams: Arc<AtomicUsize>,
+    not_after: Option<SystemTime>,
+}
+
+/// An HTTP/1 connection that carries nothing.
+struct Idle {
+    send: http1::SendRequest<Body>,
+    since: Instant,
+    not_after: Option<SystemTime>,
+}
+
+/// A stream's place on its connection, until it is dropped.
+struct Place(Arc<AtomicUsize>);
+
+/// Begins HTTP/1.1 on a stream; the peer at its other end, if it has proved who it is, until `not_after`.
+pub(super) async fn http1(io: BoxIo, not_after: Option<SystemTime>) -> hyper::Result<Connection> {
+    let (send, connection) =
+        http1::Builder::new().max_headers(MAX_HEADERS).handshake(TokioIo::new(io)).await?;
+    drive(connection.with_upgrades());
+    Ok(Connection { sender: Sender::H1(send), not_after })
+}
+
+/// Begins HTTP/2 on a stream.
+pub(super) async fn http2(io: BoxIo, not_after: Option<SystemTime>) -> hyper::Result<Connection> {
+    let (send, connection) = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(MAX_HEAD_BYTES)
+        .handshake(TokioIo::new(io))
+        .await?;
+    drive(connection);
+    Ok(Connection { sender: Sender::H2 { send, place: Place::first() }, not_after })
+}
+
+/// Moves the connection's bytes until it ends. Why it ended is seen by whoever uses it next, and
+/// matters to nobody if nobody does.
+fn drive<C>(connection: C)
+where
+    C: Future<Output = hyper::Result<()>> + Send + 'static,
+{
+    tokio::spawn(async move {
+        let _ = connection.await;
+    });
+}
+
+// === impl Connections ===
+
+impl Connections {
+    /// Lets go of what carries nothing, now and later. What is busy finishes.
+    pub(super) fn retire(&mut self) {
+        self.retired = true;
+        self.shared.clear();
+        self.idle.clear();
+    }
+
+    /// Lets others use `connection` too, if it can carry more than one request.
+    pub(super) fn share(&mut self, connection: &Connection) {
+        if self.retired {
+            return;
+        }
+        if let Sender::H2 { send, place } = &connection.sender {
+            let (send, streams) = (send.clone(), Arc::clone(&place.0));
+            self.shared.push(Shared { send, streams, not_after: connection.not_after });
+        }
+    }
+
+    /// A connection that is fit for another request. One whose peer has an expired SVID is not: what
+    /// it carries may finish, nothing is added.
+    pub(super) fn take(&mut self, idle_limit: Duration, now: SystemTime) -> Option<Connection> {
+        self.shared.retain(|shared| !shared.send.is_closed() && is_valid(shared.not_after, now));
+        if let Some(shared) = self.shared.iter().find(|shared| shared.has_room()) {
+            return Some(shared.connection());
+        }
+        // The newest first: the older ones can then grow too old and go.
+        while let Some(idle) = self.idle.pop() {
+            if idle.since.elapsed() >= idle_limit {
+                self.idle.clear();
+                return None;
+            }
+            if idle.send.is_ready() && is_valid(idle.not_after, now) {
+                return Some(Connection { sender: Sender::H1(idle.send), not_after: idle.not_after });
+            }
+        }
+        None
+    }
+
+    fn give_back(&mut self, connection: Connection) {
+        let not_after = connection.not_after;
+        if let Sender::H1(send) = connection.sender
+            && !self.retired
+            && self.idle.len() < IDLE_PER_HOST
+            && !send.is_closed()
+        {
+            self.idle.push(Idle { send, since: Instant::now(), not_after });
+        }
+    }
+}
+
+fn is_valid(not_after: Option<SystemTime>, now: SystemTime) -> bool {
+    not_after.is_none_or(|not_after| now <= not_after)
+}
+
+// === impl Shared ===
+
+impl Shared {
+    fn has_room(&self) -> bool {
+        self.streams.load(Ordering::Relaxed) < STREAMS_PER_CONNECTION
+    }
+
+    fn connection(&self) -> Connection {
+        let sender = Sender::H2 { send: self.send.clone(), place: Place::beside(&self.streams) };
+        Connection { sender, not_after: self.not_after }
+    }
+}
+
+// === impl Place ===
+
+impl Place {
+    fn first() -> Self {
+        Self(Arc::new(AtomicUsize::new(1)))
+    }
+
+    fn beside(streams: &Arc<AtomicUsize>) -> Self {
+        streams.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(streams))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+// === impl Connection ===
+
+impl Connection {
+    /// What is spoken on it.
+    pub(super) fn version(&self) -> HttpVersion {
+        match self.sender {
+            Sender::H1(_) => HttpVersion::H1,
+            Sender::H2 { .. } => HttpVersion::H2,
+        }
+    }
+
+    /// Sends one request. A failure gives the request back if nothing of it was written.
+    pub(super) async fn send(
+        mut self,
+        request: Request<Body>,
+    ) -> Result<(Response<Incoming>, Self), (hyper::Error, Option<Request<Body>>)> {
+        let sent = match &mut self.sender {
+            Sender::H1(send) => send.try_send_request(request).await,
+            Sender::H2 { send, .. } => send.try_send_request(request).await,
+        };
+        match sent {
+            Ok(response) => Ok((response, self)),
+            Err(mut error) => {
+                let unsent = error.take_message();
+                Err((error.into_error(), unsent))
+            }
+        }
+    }
+}
+
+// === impl Lease ===
+
+impl Lease {
+    pub(super) fn new(host: &Arc<Host>, connection: Connection) -> Self {
+        Self { host: Arc::downgrade(host), connection }
+    }
+
+    /// The exchange is over and the connection is fit for another.
+    pub(in crate::http) fn give_back(self) {
+        if let Some(host) = self.host.upgrade() {
+            host.lock().give_back(self.connection);
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! Sending requests upstream over connections that are reused.
+//!
+//! A [`Pool`] belongs to one worker. A [`Host`] is one upstream of it: the own application in one
+//! version of HTTP, or a mesh peer under one own SVID, one expected identity and one trust bundle.
+//! When any of those changes the key changes, so a rotation retires connections without closing
+//! one: busy ones finish, idle ones are dropped with their host.
+
+mod connection;
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use http::{Method, Request, Response, Version};
+use hyper::body::Incoming;
+use mantlet_identity::{Credentials, ExpectedPeer, PeerIdentity};
+use thiserror::Error;
+
+pub use self::connection::Lease;
+use self::connection::{Connection, Connections};
+use super::{Body, headers};
+use crate::{
+    authz::{Permit, Permitted},
+    detect::HttpVersion,
+    directory::Endpoint,
+    io::BoxIo,
+    pool::{DialError, Dialer},
+    tls::{ALPN_H2, ALPN_HTTP1, Alpn, MeshStream},
+    vouch::Vouchers,
+};
+
+/// An application may close an idle connection at any moment; one that has been idle so long is
+/// not used again.
+const APP_IDLE: Duration = Duration::from_secs(3);
+/// Shorter than a sidecar keeps its side open, so that the side that opened the connection is the
+/// one that closes it and no request crosses a close.
+const MESH_IDLE: Duration = Duration::from_secs(60);
+
+/// The upstream connections of one worker.
+pub struct Pool {
+    hosts: Mutex<HashMap<Key, Arc<Host>>>,
+    vouchers: Arc<Vouchers>,
+}
+
+/// What must be equal for a connection to be shared.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub enum Key {
+    /// The own application.
+    App(SocketAddr, HttpVersion),
+    /// A peer of the mesh.
+    Mesh {
+        /// Where it listens.
+        addr: SocketAddr,
+        /// Who must be there.
+        expected: ExpectedPeer,
+        /// Generation of the own SVID.
+        svid: u64,
+        /// Stands for the generations of the bundles that the peer can be verified with.
+        bundle: u64,
+    },
+}
+
+/// One upstream.
+pub struct Host {
+    upstream: Upstream,
+    idle_limit: Duration,
+    connections: Mutex<Connections>,
+    /// Held while a connection is opened that others are going to share.
+    opening: tokio::sync::Mutex<()>,
+    vouchers: Arc<Vouchers>,
+}
+
+/// How to open a connection.
+pub enum Upstream {
+    /// To the own application.
+    App(Dialer, SocketAddr, HttpVersion),
+    /// To a peer.
+    Mesh(Dialer, Arc<[Endpoint]>),
+}
+
+/// Why a request got no response.
+#[derive(Debug, Error)]
+pub enum SendError {
+    /// No connection could be opened.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// The upstream is connected, but does not speak HTTP.
+    #[error("the upstream does not speak HTTP: it chose {0:?}")]
+    NotHttp(Alpn),
+    /// The connection failed under the request.
+    #[error("the upstream connection failed")]
+    Http(#[source] hyper::Error),
+}
+
+// === impl Pool ===
+
+impl Pool {
+    /// A pool without connections, whose mesh peers stand among `vouchers`.
+    #[must_use]
+    pub fn new(vouchers: Arc<Vouchers>) -> Self {
+        Self { hosts: Mutex::default(), vouchers }
+    }
+
+    /// The upstream for `key`; `upstream` says how to reach it if it is new.
+    pub fn host(&self, key: Key, upstream: impl FnOnce() -> Upstream) -> Arc<Host> {
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        let host =
+            hosts.entry(key).or_insert_with(|| Arc::new(Host::new(upstream(), Arc::clone(&self.vouchers))));
+        Arc::clone(host)
+    }
+
+    /// Lets go of the hosts of other credentials than these, and of their idle connections: whoever
+    /// has looked such a host up before may hold it for as long as it sends nothing.
+    pub fn retire(&self, current: &Credentials) {
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        hosts.retain(|key, host| {
+            let stays = key.is_current(current);
+            if !stays {
+                host.lock().retire();
+            }
+            stays
+        });
+    }
+}
+
+// === impl Key ===
+
+impl Key {
+    /// The key of a peer, under these credentials.
+    #[must_use]
+    pub fn mesh(credentials: &Credentials, endpoint: &Endpoint) -> Self {
+        let expected = endpoint.expected.clone();
+        let bundle = bundle_generation(credentials, &expected);
+        Self::Mesh { addr: endpoint.addr, expected, svid: credentials.svid_generation(), bundle }
+    }
+
+    fn is_current(&self, credentials: &Credentials) -> bool {
+        match self {
+            Self::App(..) => true,
+            Self::Mesh { expected, svid, bundle, .. } => {
+                *svid == credentials.svid_generation() && *bundle == bundle_generation(credentials, expected)
+            }
+        }
+    }
+}
+
+/// A number for the generations of all bundles that an expected peer can be verified with: another
+/// one when any of them changes, comes or goes.
+fn bundle_generation(credentials: &Credentials, expected: &ExpectedPeer) -> u64 {
+    let generation =
+        |trust_domain| credentials.bundle_generation(trust_domain).map_or(0, |number| number + 1);
+    match expected {
+        ExpectedPeer::AnyIn(trust_domain) => generation(trust_domain),
+        ExpectedPeer::OneOf(ids) => ids.iter().fold(0, |all: u64, id| {
+            // Any odd multiplier keeps permutations apart.
+            all.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(generation(id.trust_domain()))
+        }),
+    }
+}
+
+// === impl Host ===
+
+impl Host {
+    fn new(upstream: Upstream, vouchers: Arc<Vouchers>) -> Self {
+        let idle_limit = match upstream {
+            Upstream::App(..) => APP_IDLE,
+            Upstream::Mesh(..) => MESH_IDLE,
+        };
+        let (connections, opening) = (Mutex::default(), tokio::sync::Mutex::default());
+        Self { upstream, idle_limit, connections, opening, vouchers }
+    }
+
+    /// Makes a connection that was opened elsewhere one of this host's.
+    ///
+    /// # Errors
+    /// The connection cannot carry HTTP.
+    pub async fn adopt(self: &Arc<Self>, stream: MeshStream) -> Result<(), SendError> {
+        let version = http_version(stream.alpn)?;
+        let connection = self.handshake(stream.io, version, Some(stream.peer)).await?;
+        Lease::new(self, connection).give_back();
+        Ok(())
+    }
+
+    /// Whether the upstream has agreed to HTTP before, so that it need not be asked again.
+    #[must_use]
+    pub fn is_known_http(&self) -> bool {
+        self.lock().speaks.is_some()
+    }
+
+    /// Sends a request that was permitted, and returns the response as soon as its head is there.
+    ///
+    /// A request of which nothing was written because a reused connection turned out to be closed
+    /// is sent again on another; so is a request without a body and with an idempotent method
+    /// (RFC 9110, 9.2.2) when a reused connection fails before the response. Nothing else is.
+    ///
+    /// # Errors
+    /// No connection, or one that failed.
+    pub async fn send(
+        self: &Arc<Self>,
+        permitted: Permitted<Request<Body>>,
+    ) -> Result<(Response<Body>, Permit), SendError> {
+        let (mut request, permit) = permitted.into_parts();
+        let (connection, reused) = self.connection().await?;
+        self.fit(&mut request, &connection);
+        let again = if reused { repeatable(&request) } else { None };
+        let (response, connection) = match connection.send(request).await {
+            Ok(answer) => answer,
+            Err((error, unsent)) => {
+                let Some(mut request) = unsent.or(again).filter(|_| reused) else {
+                    return Err(SendError::Http(error));
+                };
+                let connection = self.open(&[ALPN_H2, ALPN_HTTP1]).await?;
+                self.fit(&mut request, &connection);
+                connection.send(request).await.map_err(|(error, _)| SendError::Http(error))?
+            }
+        };
+        let lease = Lease::new(self, connection);
+        Ok((response.map(|body| Body::from(body).with_lease(lease)), permit))
+    }
+
+    /// Sends a request that asks for another protocol, over an HTTP/1.1 connection of its own: what
+    /// follows the answer belongs to nobody else, so the connection is never used again.
+    ///
+    /// # Errors
+    /// No connection, or one that failed.
+    pub async fn upgrade(
+        self: &Arc<Self>,
+        permitted: Permitted<Request<Body>>,
+    ) -> Result<(Response<Incoming>, Permit), SendError> {
+        let (mut request, permit) = permitted.into_parts();
+        let connection = self.open(&[ALPN_HTTP1]).await?;
+        self.fit(&mut request, &connection);
+        let (response, _never_again) =
+            connection.send(request).await.map_err(|(error, _)| SendError::Http(error))?;
+        Ok((response, permit))
+    }
+
+    /// Puts the request in the form of the connection that is going to carry it. The application
+    /// gets the version that the request says; on the mesh hop the connection decides.
+    fn fit(&self, request: &mut Request<Body>, connection: &Connection) {
+        let (version, wire) = match (connection.version(), &self.upstream) {
+            (HttpVersion::H2, _) => (HttpVersion::H2, Version::HTTP_2),
+            (HttpVersion::H1, Upstream::App(..)) => (HttpVersion::H1, request.version()),
+            (HttpVersion::H1, Upstream::Mesh(..)) => (HttpVersion::H1, Version::HTTP_11),
+        };
+        headers::place_authority(request, version, wire);
+    }
+
+    /// A connection, and whether it was used before.
+    async fn connection(self: &Arc<Self>) -> Result<(Connection, bool), SendError> {
+        if let Some(connection) = self.take() {
+            return Ok((connection, true));
+        }
+        let offer: &[&[u8]] = &[ALPN_H2, ALPN_HTTP1];
+        if self.lock().speaks == Some(HttpVersion::H1) {
+            return Ok((self.open(offer).await?, false));
+        }
+        // The first one opens, the others wait and share.
+        let _turn = self.opening.lock().await;
+        if let Some(connection) = self.take() {
+            return Ok((connection, true));
+        }
+        Ok((self.open(offer).await?, false))
+    }
+
+    fn take(&self) -> Option<Connection> {
+        self.lock().take(self.idle_limit, SystemTime::now())
+    }
+
+    async fn open(self: &Arc<Self>, offer: &[&[u8]]) -> Result<Connection, SendError> {
+        match &self.upstream {
+            Upstream::App(dialer, addr, version) => {
+                let tcp = dialer.plain(*addr).await?;
+                self.handshake(Box::new(tcp), *version, None).await
+            }
+            Upstream::Mesh(dialer, endpoints) => {
+                let dialled = dialer.mesh(endpoints, offer).await;
+                if dialled.is_err() {
+                    // The port may speak something else by now; the next connection asks again.
+                    self.lock().speaks = None;
+                }
+                let stream = dialled?;
+                self.handshake(stream.io, http_version(stream.alpn)?, Some(stream.peer)).await
+            }
+        }
+    }
+
+    async fn handshake(
+        &self,
+        io: BoxIo,
+        version: HttpVersion,
+        peer: Option<Arc<PeerIdentity>>,
+    ) -> Result<Connection, SendError> {
+        let not_after = peer.as_ref().map(|peer| peer.not_after());
+        let io = match peer {
+            Some(peer) => Box::new(self.vouchers.stream(io, peer)),
+            None => io,
+        };
+        let opened = match version {
+            HttpVersion::H1 => connection::http1(io, not_after).await,
+            HttpVersion::H2 => connection::http2(io, not_after).await,
+        };
+        let connection = opened.map_err(SendError::Http)?;
+        let mut connections = self.lock();
+        connections.speaks = Some(version);
+        connections.share(&connection);
+        Ok(connection)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Connections> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn http_version(alpn: Alpn) -> Result<HttpVersion, SendError> {
+    match alpn {
+        Alpn::H2 => Ok(HttpVersion::H2),
+        Alpn::Http1 | Alpn::None => Ok(HttpVersion::H1),
+        Alpn::Tcp => Err(SendError::NotHttp(alpn)),
+    }
+}
+
+/// A copy of `request`, if sending it twice is the same as sending it once.
+fn repeatable(request: &Request<Body>) -> Option<Request<Body>> {
+    let idempotent = matches!(
+        *request.method(),
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE
+    );
+    if !idempotent || !http_body::Body::is_end_stream(request.body()) {
+        return None;
+    }
+    let mut copy = Request::new(Body::default());
+    copy.method_mut().clone_from(request.method());
+    copy.uri_mut().clone_from(request.uri());
+    *copy.version_mut() = request.version();
+    copy.headers_mut().clone_from(request.headers());
+    Some(copy)
+}

@@ -1,0 +1,86 @@
+//! The Mantlet sidecar: mutual TLS with SPIFFE identities and policy, one linear function per
+//! connection.
+//!
+//! Read [`inbound`] and [`outbound`] first: each is the life of a connection, top to bottom. Modules
+//! import only downward, in this order: `app`; `worker`; `inbound`, `outbound`; `connection`; `http`,
+//! `forward`, `admin`; `pool`; `authz`; `tls`, `directory`, `policy_watch`; and the leaves.
+
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
+#![forbid(unsafe_code)]
+
+pub mod addr;
+pub mod admin;
+pub mod app;
+pub mod authz;
+pub mod config;
+pub mod connection;
+pub mod detect;
+pub mod directory;
+pub mod drain;
+pub mod forward;
+pub mod http;
+pub mod inbound;
+pub mod io;
+pub mod lifetime;
+pub mod listener;
+pub mod log;
+pub mod metrics;
+pub mod outbound;
+pub mod policy_watch;
+pub mod pool;
+pub mod readiness;
+pub mod revoke;
+pub mod sys;
+pub mod tls;
+pub mod vouch;
+pub mod worker;
+
+use std::{ffi::OsString, io::Write, process::ExitCode};
+
+use config::Loaded;
+
+/// The whole program: reads the configuration, runs the sidecar, and says how it ended.
+/// Exit codes: 0 stopped as told, 1 could not start, 2 the configuration is wrong.
+#[must_use]
+pub fn main(program: &'static str, arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    match config::load(program, arguments, std::env::vars_os()) {
+        Ok(Loaded::Print(text)) => {
+            // A reader that went away wants no more of it.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            ExitCode::SUCCESS
+        }
+        Ok(Loaded::Drain(socket)) => match admin::post(&socket, "/drain") {
+            Ok(answer) => {
+                let _ = writeln!(std::io::stdout(), "{answer}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                complain(program, &error);
+                ExitCode::FAILURE
+            }
+        },
+        Ok(Loaded::Run(config)) => match app::run(*config) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                complain(program, &error);
+                ExitCode::FAILURE
+            }
+        },
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "{error}");
+            ExitCode::from(config::LoadError::EXIT_CODE)
+        }
+    }
+}
+
+/// Every level of an error, from what was attempted to what the kernel said.
+fn complain(program: &str, error: &dyn std::error::Error) {
+    let mut text = format!("{program}: {error}");
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text.push_str(&format!(": {next}"));
+        cause = next.source();
+    }
+    let _ = writeln!(std::io::stderr(), "{text}");
+}

@@ -1,0 +1,129 @@
+//! Accepting connections: a permit first, then the connection; errors slow the loop down, they
+//! never end it.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time,
+};
+use tracing::warn;
+
+use crate::addr::ClientAddr;
+
+const BACKLOG: i32 = 4096;
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// One worker's share of a listening address.
+pub struct Listener {
+    tcp: TcpListener,
+    permits: Arc<Semaphore>,
+}
+
+/// A connection that counts against the limit until it is dropped.
+pub struct Accepted {
+    /// The socket, with `TCP_NODELAY` set.
+    pub tcp: TcpStream,
+    /// Who connected.
+    pub client: ClientAddr,
+    /// The address it arrived at.
+    pub local: SocketAddr,
+    /// The connection's place in the limit.
+    pub permit: OwnedSemaphorePermit,
+}
+
+/// Opens a listening socket. Every worker opens its own on the same address (`SO_REUSEPORT`): the
+/// kernel spreads connections over them, and no connection ever changes threads.
+///
+/// # Errors
+/// What the kernel says, for example that the address is in use.
+pub fn bind(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+// === impl Listener ===
+
+impl Listener {
+    /// Takes over a socket of [`bind`]; must be called on the worker's own runtime.
+    ///
+    /// # Errors
+    /// The socket cannot be registered with the runtime.
+    pub fn new(socket: std::net::TcpListener, permits: Arc<Semaphore>) -> io::Result<Self> {
+        Ok(Self { tcp: TcpListener::from_std(socket)?, permits })
+    }
+
+    /// The next connection.
+    ///
+    /// The permit is reserved before the connection is accepted: at the limit new connections wait
+    /// in the kernel's backlog, where they cost nothing, and a stop cannot miss one between the two
+    /// steps. Running out of descriptors or memory pauses the loop, longer each time; it goes on by
+    /// itself when the shortage ends.
+    pub async fn accept(&self) -> Accepted {
+        let mut pause = FIRST_PAUSE;
+        let permit = match Arc::clone(&self.permits).acquire_owned().await {
+            Ok(permit) => permit,
+            // Nobody closes the semaphore.
+            Err(_) => std::future::pending().await,
+        };
+        loop {
+            match self.tcp.accept().await.and_then(|(tcp, client)| prepare(tcp, client)) {
+                Ok((tcp, client, local)) => {
+                    return Accepted { tcp, client: ClientAddr(client), local, permit };
+                }
+                // The client gave up between its SYN and our accept: nothing is wrong here.
+                Err(error) if is_the_clients(&error) => {}
+                Err(error) => {
+                    warn!(event = "accept_failed", %error, pause_ms = pause.as_millis() as u64,
+                        hint = "look at process_open_fds against process_max_fds");
+                    time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+}
+
+fn prepare(tcp: TcpStream, client: SocketAddr) -> io::Result<(TcpStream, SocketAddr, SocketAddr)> {
+    tcp.set_nodelay(true)?;
+    let local = tcp.local_addr()?;
+    Ok((tcp, client, local))
+}
+
+fn is_the_clients(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, InvalidInput, NotConnected};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | NotConnected | InvalidInput)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn at_the_limit_connections_wait_and_are_served_when_a_place_is_free() {
+        let socket = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let addr = socket.local_addr().unwrap();
+        let listener = Listener::new(socket, Arc::new(Semaphore::new(1))).unwrap();
+        let _first = TcpStream::connect(addr).await.unwrap();
+        let _second = TcpStream::connect(addr).await.unwrap();
+        let held = listener.accept().await;
+        let mut next = std::pin::pin!(listener.accept());
+        assert!(std::future::poll_fn(|cx| std::task::Poll::Ready(next.as_mut().poll(cx).is_pending())).await);
+        drop(held);
+        next.await;
+    }
+
+    #[test]
+    fn workers_share_one_port() {
+        let first = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        bind(first.local_addr().unwrap()).unwrap();
+    }
+}

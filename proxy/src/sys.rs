@@ -1,0 +1,59 @@
+//! What only Linux can say or do, in one place.
+
+use std::{fs, num::NonZeroUsize};
+
+use rustix::process::{Signal, set_parent_process_death_signal};
+
+/// More workers than this help nobody: past it the application is the bottleneck.
+const MOST_WORKERS: usize = 4;
+
+/// Worker threads for the CPU limit of the own cgroup: one, unless the limit is above one CPU.
+/// A sidecar that takes every core of the node because it sees them is a bad neighbour.
+#[must_use]
+pub fn workers_for_cgroup() -> NonZeroUsize {
+    let limit = cpu_limit(|path| fs::read_to_string(path).ok()).unwrap_or(1.0);
+    let workers = limit.ceil().clamp(1.0, MOST_WORKERS as f64) as usize;
+    NonZeroUsize::new(workers).unwrap_or(NonZeroUsize::MIN)
+}
+
+/// Ends this process when the one that started it ends, however that happens.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn exit_with_parent() -> std::io::Result<()> {
+    Ok(set_parent_process_death_signal(Some(Signal::TERM))?)
+}
+
+/// CPUs that the cgroup may use, version 2 first. `None` without a limit.
+fn cpu_limit(read: impl Fn(&str) -> Option<String>) -> Option<f64> {
+    let quota_over_period = |quota: &str, period: &str| {
+        let (quota, period): (f64, f64) = (quota.trim().parse().ok()?, period.trim().parse().ok()?);
+        (quota > 0.0 && period > 0.0).then(|| quota / period)
+    };
+    if let Some(limit) = read("/sys/fs/cgroup/cpu.max") {
+        let (quota, period) = limit.trim().split_once(' ')?;
+        return quota_over_period(quota, period);
+    }
+    let v1 = |file: &str| read(&format!("/sys/fs/cgroup/cpu/{file}"));
+    quota_over_period(&v1("cpu.cfs_quota_us")?, &v1("cpu.cfs_period_us")?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cpu_limit_is_read_from_either_version_of_cgroups() {
+        let v2 = |text: &'static str| move |path: &str| path.ends_with("cpu.max").then(|| text.to_owned());
+        assert_eq!(cpu_limit(v2("150000 100000\n")), Some(1.5));
+        assert_eq!(cpu_limit(v2("max 100000\n")), None);
+        assert_eq!(cpu_limit(v2("garbage")), None);
+        let v1 = |path: &str| match path.rsplit('/').next()? {
+            "cpu.cfs_quota_us" => Some("250000\n".to_owned()),
+            "cpu.cfs_period_us" => Some("100000\n".to_owned()),
+            _ => None,
+        };
+        assert_eq!(cpu_limit(v1), Some(2.5));
+        assert_eq!(cpu_limit(|path| v1(path).map(|_| "-1".to_owned())), None);
+    }
+}

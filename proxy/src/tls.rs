@@ -1,0 +1,182 @@
+//! Mutual TLS with SPIFFE identities, over tokio-rustls.
+//!
+//! The whole of what TLS means here (version, groups, verification, no resumption) stands in the
+//! `identity` crate; this module drives handshakes with a deadline and names what failed.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use mantlet_identity::{Credentials, ExpectedPeer, HandshakeReason, PeerIdentity};
+use rustls::pki_types::ServerName;
+use thiserror::Error;
+use tokio::{net::TcpStream, time};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use crate::io::BoxIo;
+
+/// ALPN of HTTP/2 (RFC 9113, 3.1).
+pub const ALPN_H2: &[u8] = b"h2";
+/// ALPN of HTTP/1.1 (RFC 7301, 6).
+pub const ALPN_HTTP1: &[u8] = b"http/1.1";
+/// ALPN of opaque bytes between sidecars.
+pub const ALPN_TCP: &[u8] = b"mantlet-tcp";
+
+/// Most of a client's hello that is looked at; real ones have less than 2 KiB.
+const MAX_HELLO_BYTES: usize = 16 * 1024;
+/// How often a hello that has arrived in part is looked at again.
+const HELLO_POLL: Duration = Duration::from_millis(5);
+
+/// What both sides agreed to speak inside TLS.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Alpn {
+    /// HTTP/2.
+    H2,
+    /// HTTP/1.1.
+    Http1,
+    /// Opaque bytes.
+    Tcp,
+    /// The peer sent no ALPN at all, or, for a server of another make, chose none.
+    None,
+}
+
+/// A stream whose other end has proved who it is.
+pub struct MeshStream {
+    /// The decrypted bytes.
+    pub io: BoxIo,
+    /// Who is at the other end.
+    pub peer: Arc<PeerIdentity>,
+    /// What is spoken on it.
+    pub alpn: Alpn,
+}
+
+/// Why there is no [`MeshStream`].
+#[derive(Debug, Error)]
+pub enum TlsError {
+    /// The handshake was not done in time.
+    #[error("TLS handshake not finished in {0:?}")]
+    Timeout(Duration),
+    /// The handshake was refused, by us or by the peer.
+    #[error("TLS handshake failed: {}", reason.as_str())]
+    Handshake {
+        /// The reason, one of the closed vocabulary.
+        reason: HandshakeReason,
+        /// What the TLS library said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Does the server side: the client must prove an identity of a trusted domain.
+///
+/// # Errors
+/// No handshake within `limit`, or one that failed.
+pub async fn accept(
+    tcp: TcpStream,
+    credentials: &Arc<Credentials>,
+    offer: &[&[u8]],
+    limit: Duration,
+) -> Result<MeshStream, TlsError> {
+    let (config, handshake) = credentials.server_handshake(offer);
+    let stream = deadline(limit, TlsAcceptor::from(config).accept(tcp)).await?;
+    let connection = stream.get_ref().1;
+    let alpn = Alpn::of(connection.alpn_protocol());
+    let peer = handshake.verified(connection).ok_or_else(unverified)?;
+    Ok(MeshStream { io: Box::new(stream), peer: Arc::new(peer), alpn })
+}
+
+/// Does the client side: the server must prove an identity that `expected` admits. Names play no
+/// part: the address is only where to, never who.
+///
+/// # Errors
+/// No handshake within `limit`, or one that failed.
+pub async fn connect(
+    tcp: TcpStream,
+    addr: SocketAddr,
+    credentials: &Arc<Credentials>,
+    expected: &ExpectedPeer,
+    offer: &[&[u8]],
+    limit: Duration,
+) -> Result<MeshStream, TlsError> {
+    let (config, handshake) = credentials.client_handshake(expected.clone(), offer);
+    let name = ServerName::IpAddress(addr.ip().into());
+    let stream = deadline(limit, TlsConnector::from(config).connect(name, tcp)).await?;
+    let connection = stream.get_ref().1;
+    let alpn = Alpn::of(connection.alpn_protocol());
+    let peer = handshake.verified(connection).ok_or_else(unverified)?;
+    Ok(MeshStream { io: Box::new(stream), peer: Arc::new(peer), alpn })
+}
+
+/// Whether the client's hello offers one of our protocols: then it is a peer, and not an application
+/// that does TLS of its own. Nothing is consumed. A hello with a post-quantum key share spans two
+/// segments, so one look is not enough.
+///
+/// # Errors
+/// The connection broke.
+pub async fn offers_mesh(tcp: &TcpStream) -> io::Result<bool> {
+    let mut seen = vec![0; MAX_HELLO_BYTES];
+    let mut known = 0;
+    loop {
+        let length = tcp.peek(&mut seen).await?;
+        if length > known {
+            known = length;
+            let mut acceptor = rustls::server::Acceptor::default();
+            let mut hello = seen.get(..length).unwrap_or_default();
+            acceptor.read_tls(&mut hello)?;
+            match acceptor.accept() {
+                Ok(Some(accepted)) => {
+                    let offered = accepted.client_hello().alpn();
+                    let ours = [ALPN_H2, ALPN_HTTP1, ALPN_TCP];
+                    return Ok(offered.is_some_and(|mut offered| offered.any(|alpn| ours.contains(&alpn))));
+                }
+                Ok(None) if length < MAX_HELLO_BYTES => {}
+                Ok(None) | Err(_) => return Ok(false),
+            }
+        } else if length == 0 {
+            return Ok(false);
+        } else {
+            // Readable all the time, because nothing is consumed: give the rest a moment to arrive.
+            time::sleep(HELLO_POLL).await;
+        }
+    }
+}
+
+async fn deadline<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> Result<T, TlsError> {
+    match time::timeout(limit, work).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(source)) => Err(TlsError::Handshake { reason: HandshakeReason::of_io(&source), source }),
+        Err(_) => Err(TlsError::Timeout(limit)),
+    }
+}
+
+/// Cannot happen while the verifier of the `identity` crate is in place; if it ever is not, this
+/// fails closed.
+fn unverified() -> TlsError {
+    let source = io::Error::other("handshake without a verified peer");
+    TlsError::Handshake { reason: HandshakeReason::of_io(&source), source }
+}
+
+// === impl Alpn ===
+
+impl Alpn {
+    fn of(protocol: Option<&[u8]>) -> Self {
+        match protocol {
+            Some(ALPN_H2) => Self::H2,
+            Some(ALPN_HTTP1) => Self::Http1,
+            Some(ALPN_TCP) => Self::Tcp,
+            // rustls refuses a protocol that was not offered, so anything else is none.
+            _ => Self::None,
+        }
+    }
+}
+
+// === impl TlsError ===
+
+impl TlsError {
+    /// The reason as the handshake metric and the log say it.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Timeout(_) => "timeout",
+            Self::Handshake { reason, .. } => reason.as_str(),
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! The own identity is withdrawn or expires: the sidecar fails closed, says so, and recovers.
+
+use std::time::Duration;
+
+use mantlet_testkit::client::{Request, connect, until_end};
+use mantlet_testkit::pki::{Authority, SvidOptions};
+use mantlet_testkit::workload_api::{Answer, Status, WorkloadApi};
+use mantlet_testkit::{Io, eventually};
+use tokio::time::Instant;
+
+use crate::common::ORDERS;
+use crate::mesh::{FRONTEND, Mesh, Open, certs, closed, closes, get2, readiness, soon};
+
+/// How the identity goes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum End {
+    Withdrawn,
+    Expired,
+}
+
+/// Both sidecars have an identity of their own, and this one of them is going to lose it.
+async fn mesh(end: End, loses: &str) -> Mesh {
+    let authority = Authority::new("td.test");
+    let svid = |id: &str| match end == End::Expired && id == loses {
+        // Long enough to open everything under it.
+        true => authority.issue(&SvidOptions::new(id).expires_in(Duration::from_secs(5))),
+        false => authority.svid(id),
+    };
+    let (orders, frontend) = (svid(ORDERS), svid(FRONTEND));
+    Mesh::of(authority, (&orders, &frontend), |caller| caller).await
+}
+
+/// Takes the identity away, or waits until it has run out.
+async fn lose(sidecar: &mantlet_testkit::sidecar::Sidecar, end: End) -> String {
+    let api: &WorkloadApi = sidecar.workload_api();
+    if end == End::Withdrawn {
+        api.refuse(Status::permission_denied("no identity issued"));
+    }
+    let text = readiness(sidecar, 503).await;
+    let shown = certs(sidecar).await;
+    let (state, cause) = match end {
+        End::Withdrawn => ("withdrawn", "no identity issued"),
+        End::Expired => ("expired", "has expired"),
+    };
+    assert_eq!(shown["state"], state);
+    assert!(text.contains(cause) && text.contains("next: "), "{text}");
+    text
+}
+
+async fn callee_loses_its_identity(end: End) {
+    let mesh = mesh(end, ORDERS).await;
+    let peer = mesh.authority.workload("web/other");
+    let mut open = Open::as_peer(&peer, mesh.inner).await;
+    let mut held = open.h2.open(&get2("/held"), true).await.unwrap();
+    mesh.apps.h2.wait_for_requests(2).await;
+    lose(&mesh.callee, end).await;
+    let begun = Instant::now();
+
+    // New connections are reset at the door.
+    let before = closed(&mesh.callee, "inbound", "withdrawn").await;
+    let mut refused: Io = Box::new(connect(mesh.inner.h1).await);
+    assert_eq!(until_end(&mut refused).await, b"");
+    closes(&mesh.callee, "inbound", "withdrawn", before + 1.0).await;
+    // What is idle goes at once, what is in hand may finish, and nothing new begins.
+    assert_eq!(soon("the end of the idle connection", open.h1.closed()).await, b"");
+    eventually("GOAWAY", async || open.h2.open(&get2("/"), true).await.is_err().then_some(())).await;
+    mesh.apps.release(1);
+    assert_eq!(held.head().await.unwrap().status, 200);
+    crate::mesh::echo(&mut open.tcp).await;
+
+    // Ten seconds, and all is over.
+    assert_eq!(until_end(&mut open.tcp).await, b"");
+    let lasted = begun.elapsed();
+    assert!(lasted < Duration::from_secs(12), "{lasted:?}");
+    assert!(open.stream.data().await.is_err(), "cut, not ended");
+    closes(&mesh.callee, "inbound", "withdrawn", before + 3.0).await;
+
+    mesh.callee.workload_api().serve(Answer::of(&mesh.authority.svid(ORDERS)));
+    readiness(&mesh.callee, 200).await;
+    Open::as_peer(&peer, mesh.inner).await.goes_on().await;
+}
+
+async fn caller_loses_its_identity(end: End) {
+    let mesh = mesh(end, FRONTEND).await;
+    let mut open = Open::through(mesh.outer).await;
+    lose(&mesh.caller, end).await;
+    let begun = Instant::now();
+
+    // The app stays connected, and is told why its requests fail.
+    let requests = mesh.apps.h1.seen().len();
+    let refused = open.h1.send(&Request::get("/")).await.unwrap();
+    assert_eq!((refused.status, refused.error().as_deref()), (502, Some("withdrawn")));
+    let refused = open.h2.send(&get2("/")).await.unwrap();
+    assert_eq!((refused.status, refused.error().as_deref()), (502, Some("withdrawn")));
+    assert_eq!(mesh.apps.h1.seen().len(), requests);
+    let mut bytes: Io = Box::new(connect(mesh.outer.tcp).await);
+    assert_eq!(soon("the end of new bytes", until_end(&mut bytes)).await, b"");
+    closes(&mesh.caller, "outbound", "withdrawn", 1.0).await;
+
+    assert_eq!(until_end(&mut open.tcp).await, b"");
+    assert!(begun.elapsed() < Duration::from_secs(12), "{:?}", begun.elapsed());
+    assert!(open.stream.data().await.is_err(), "cut, not ended");
+    closes(&mesh.caller, "outbound", "withdrawn", 2.0).await;
+
+    mesh.caller.workload_api().serve(Answer::of(&mesh.authority.svid(FRONTEND)));
+    readiness(&mesh.caller, 200).await;
+    // The same connections of the app.
+    assert_eq!(open.h1.send(&Request::get("/")).await.unwrap().status, 200);
+    assert_eq!(open.h2.send(&get2("/")).await.unwrap().status, 200);
+    Open::through(mesh.outer).await.goes_on().await;
+}
+
+// The ten seconds of each pass at the same time.
+
+#[tokio::test]
+async fn an_own_identity_that_is_withdrawn_fails_closed_within_ten_seconds_and_recovers() {
+    tokio::join!(callee_loses_its_identity(End::Withdrawn), caller_loses_its_identity(End::Withdrawn));
+}
+
+#[tokio::test]
+async fn an_own_identity_that_expires_fails_closed_within_ten_seconds_and_recovers() {
+    tokio::join!(callee_loses_its_identity(End::Expired), caller_loses_its_identity(End::Expired));
+}
