@@ -1,0 +1,50 @@
+//! Annotations of a pod, checked with the crate that the sidecar enforces with.
+//!
+//! [`check`] is what admission says about an object: every error and warning of its pod templates, as
+//! [`mantlet_policy`] finds them, with annotation key, place, code and the way to put it right. A pod
+//! and every kind that has a pod template are read alike, so that a bad annotation fails where it is
+//! written, not in the pod that a controller makes of it later. `mantlet policy check` asks the same
+//! code: what passes there passes at admission.
+//!
+//! Pure: no I/O, no cluster, no clock (the time is an argument). Adding the sidecar to a pod and the
+//! webhook that serves both are not written yet.
+
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
+
+mod subject;
+mod template;
+
+use std::time::SystemTime;
+
+use mantlet_id::TrustDomain;
+use mantlet_policy::{Guardrails, Report};
+use serde_json::Value;
+
+pub use subject::{Ready, Subject};
+pub use template::{Template, Unreadable, templates};
+
+/// What an object is checked against, whatever it says itself.
+#[derive(Clone, Debug)]
+pub struct Installation {
+    /// The trust domain of `ns/sa` and `mesh`.
+    pub trust_domain: TrustDomain,
+    /// The namespace of objects that do not name theirs: at admission, the one of the request.
+    pub namespace: String,
+    /// What no annotation may do.
+    pub guardrails: Guardrails,
+}
+
+/// Everything that is wrong or strange with the pod templates of `object`; nothing, when it has none.
+///
+/// # Errors
+/// An object that cannot be read: then nothing is known about it.
+pub fn check(object: &Value, installation: &Installation, now: SystemTime) -> Result<Report, Unreadable> {
+    let mut all = Report::default();
+    for template in templates(object)? {
+        let report = Subject::of_template(template, installation).report(now);
+        all.errors.extend(report.errors);
+        all.warnings.extend(report.warnings);
+    }
+    Ok(all)
+}

@@ -1,0 +1,143 @@
+//! The pod templates in Kubernetes objects.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use mantlet_policy::{NamedPort, Transport};
+use serde_json::Value;
+
+/// A pod template, as far as a policy is concerned.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Template {
+    /// The kind of the object that it is in.
+    pub kind: String,
+    /// The namespace, where the object names one.
+    pub namespace: Option<String>,
+    /// The name of the object, or what it is generated from.
+    pub name: String,
+    /// The annotations of the pod.
+    pub annotations: BTreeMap<String, String>,
+    /// The service account of the pod.
+    pub service_account: String,
+    /// The ports that containers which run beside each other declare.
+    pub ports: Vec<NamedPort>,
+    /// Whether the pod is in the network of its node.
+    pub host_network: bool,
+}
+
+/// Why an object cannot be read.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Unreadable {
+    /// Lists in lists in lists.
+    TooDeep,
+    /// An annotation that is no string.
+    NotAString {
+        /// The kind of the object.
+        kind: String,
+        /// Its name.
+        name: String,
+        /// The annotation.
+        key: String,
+    },
+}
+
+/// Lists in lists are not a thing; this is where somebody is playing.
+const MAX_DEPTH: usize = 4;
+
+/// The pod templates of `object`: those of its items, if it is a list.
+///
+/// # Errors
+/// An object that Kubernetes would not take either.
+pub fn templates(object: &Value) -> Result<Vec<Template>, Unreadable> {
+    let mut found = Vec::new();
+    collect(object, MAX_DEPTH, &mut found)?;
+    Ok(found)
+}
+
+// === impl Unreadable ===
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooDeep => f.write_str("lists are nested too deeply"),
+            Self::NotAString { kind, name, key } => {
+                write!(f, "{kind} {name}: annotation {key} is no string, quote it")
+            }
+        }
+    }
+}
+
+impl std::error::Error for Unreadable {}
+
+fn collect(document: &Value, depth: usize, found: &mut Vec<Template>) -> Result<(), Unreadable> {
+    if let Some(items) = document.get("items").and_then(Value::as_array) {
+        if depth == 0 {
+            return Err(Unreadable::TooDeep);
+        }
+        return items.iter().try_for_each(|item| collect(item, depth - 1, found));
+    }
+    // Pod; everything with `spec.template`, as Deployment, StatefulSet, DaemonSet, ReplicaSet and Job
+    // have it; CronJob.
+    let pod = match document.get("kind").and_then(Value::as_str) {
+        Some("Pod") => Some(document),
+        Some("PodTemplate") => document.get("template"),
+        _ => {
+            document.pointer("/spec/jobTemplate/spec/template").or_else(|| document.pointer("/spec/template"))
+        }
+    };
+    if let Some(pod) = pod.filter(|pod| pod.pointer("/spec/containers").is_some()) {
+        found.push(template(document, pod)?);
+    }
+    Ok(())
+}
+
+fn template(document: &Value, pod: &Value) -> Result<Template, Unreadable> {
+    let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
+    let metadata = |field: &str| text(document.pointer(&format!("/metadata/{field}")));
+    let kind = text(document.get("kind")).unwrap_or_else(|| "Pod".to_owned());
+    let name =
+        metadata("name").or_else(|| metadata("generateName")).unwrap_or_else(|| "(unnamed)".to_owned());
+    let mut annotations = BTreeMap::new();
+    for (key, value) in pod.pointer("/metadata/annotations").and_then(Value::as_object).into_iter().flatten()
+    {
+        let value = value.as_str().ok_or_else(|| Unreadable::NotAString {
+            kind: kind.clone(),
+            name: name.clone(),
+            key: key.clone(),
+        })?;
+        annotations.insert(key.clone(), value.to_owned());
+    }
+    let spec = pod.get("spec").unwrap_or(&Value::Null);
+    let service_account = text(spec.get("serviceAccountName")).or_else(|| text(spec.get("serviceAccount")));
+    Ok(Template {
+        namespace: metadata("namespace").or_else(|| text(pod.pointer("/metadata/namespace"))),
+        annotations,
+        service_account: service_account.unwrap_or_else(|| "default".to_owned()),
+        ports: ports(spec),
+        host_network: spec.get("hostNetwork").and_then(Value::as_bool) == Some(true),
+        kind,
+        name,
+    })
+}
+
+/// The declared ports of the containers that run beside each other.
+fn ports(spec: &Value) -> Vec<NamedPort> {
+    let list = |field: &str| spec.get(field).and_then(Value::as_array).into_iter().flatten();
+    let sidecars =
+        list("initContainers").filter(|c| c.get("restartPolicy").and_then(Value::as_str) == Some("Always"));
+    let declared = list("containers")
+        .chain(sidecars)
+        .flat_map(|container| container.get("ports").and_then(Value::as_array).into_iter().flatten());
+    let port = |port: &Value| {
+        let number = u16::try_from(port.get("containerPort")?.as_u64()?).ok().filter(|number| *number > 0)?;
+        let transport = match port.get("protocol").and_then(Value::as_str) {
+            Some("UDP") => Transport::Udp,
+            Some("SCTP") => Transport::Sctp,
+            _ => Transport::Tcp,
+        };
+        let name = port.get("name").and_then(Value::as_str).map(str::to_owned);
+        Some(NamedPort { name, port: number, transport })
+    };
+    declared.filter_map(port).collect()
+}
