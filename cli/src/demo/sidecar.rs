@@ -1,0 +1,188 @@
+//! A sidecar as a child process: this very program as `mantlet proxy`, the same code path as in
+//! production.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+
+use crate::failure::Failure;
+
+/// How long a sidecar may take to start, and to say something that is expected of it.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long it may take to stop before it is killed.
+const STOP: Duration = Duration::from_secs(3);
+/// Lines that are kept of what it says.
+const KEPT: usize = 1_000;
+
+/// A running sidecar.
+pub(crate) struct Sidecar {
+    pub(crate) name: &'static str,
+    pub(crate) pid: u32,
+    child: Child,
+    events: watch::Receiver<VecDeque<Arc<Value>>>,
+    log: Arc<Mutex<VecDeque<String>>>,
+}
+
+// === impl Sidecar ===
+
+impl Sidecar {
+    /// Starts this program again as a sidecar.
+    pub(crate) fn start(name: &'static str, arguments: Vec<OsString>) -> Result<Self, Failure> {
+        let cannot = |error: std::io::Error| {
+            Failure::finding(format!("cannot start the sidecar of {name}")).because(&error)
+        };
+        let program = std::env::current_exe().map_err(cannot)?;
+        let mut command = Command::new(program);
+        command
+            .arg("proxy")
+            .args(arguments)
+            // It ends with us even if we are killed: the child asks the kernel for that at its start.
+            .arg("--exit-with-parent")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // Ctrl-C is for us; we end the sidecars, in order.
+            .process_group(0)
+            .kill_on_drop(true);
+        for (key, _) in std::env::vars_os() {
+            let text = key.to_string_lossy();
+            if text.starts_with("MANTLET_") || text == "SPIFFE_ENDPOINT_SOCKET" {
+                command.env_remove(&key);
+            }
+        }
+        let mut child = command.spawn().map_err(cannot)?;
+        let pid = child.id().ok_or_else(|| Failure::finding(format!("the sidecar of {name} has no pid")))?;
+        let (sender, events) = watch::channel(VecDeque::new());
+        let log = Arc::new(Mutex::new(VecDeque::new()));
+        if let Some(stdout) = child.stdout.take() {
+            tokio::spawn(read(stdout, move |line| {
+                if let Ok(event) = serde_json::from_str::<Value>(&line) {
+                    sender.send_modify(|events| keep(events, Arc::new(event)));
+                }
+            }));
+        }
+        if let Some(stderr) = child.stderr.take() {
+            let log = Arc::clone(&log);
+            tokio::spawn(read(stderr, move |line| {
+                keep(&mut log.lock().unwrap_or_else(PoisonError::into_inner), line);
+            }));
+        }
+        Ok(Self { name, pid, child, events, log })
+    }
+
+    /// Waits for the listener of a role and says where it listens.
+    pub(crate) async fn listening(&mut self, role: &'static str) -> Result<SocketAddr, Failure> {
+        let event = self
+            .event(&format!("listens ({role})"), |event| {
+                field(event, "event") == Some("listening") && field(event, "role") == Some(role)
+            })
+            .await?;
+        field(&event, "addr").and_then(|addr| addr.parse().ok()).ok_or_else(|| {
+            Failure::finding(format!("the sidecar of {} does not say where it listens: {event}", self.name))
+        })
+    }
+
+    /// Waits until it has an identity and a policy.
+    pub(crate) async fn ready(&mut self) -> Result<(), Failure> {
+        self.event("is ready", |event| field(event, "event") == Some("ready")).await.map(|_| ())
+    }
+
+    /// Waits for the audit line that a refused caller was given the id of.
+    pub(crate) async fn audited(&mut self, id: &str) -> Result<Arc<Value>, Failure> {
+        let what = format!("writes the audit line {id}");
+        self.event(&what, |event| field(event, "stream") == Some("audit") && field(event, "id") == Some(id))
+            .await
+    }
+
+    /// Completes when the sidecar ends, which it never should.
+    pub(crate) async fn ended(&mut self) -> Failure {
+        let status = self.child.wait().await;
+        self.died(status.ok())
+    }
+
+    /// Asks it to end in an orderly way.
+    pub(crate) fn terminate(&self) {
+        // Without an id it has ended and been waited for: its number may be somebody else's by now.
+        if let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw) {
+            let _ = kill_process(pid, Signal::TERM);
+        }
+    }
+
+    /// Waits until it has ended, or ends it by force.
+    pub(crate) async fn stop(mut self) {
+        if tokio::time::timeout(STOP, self.child.wait()).await.is_err() {
+            let _ = self.child.kill().await;
+        }
+    }
+
+    async fn event(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Arc<Value>, Failure> {
+        let mut events = self.events.clone();
+        let search = async {
+            loop {
+                if let Some(found) = events.borrow_and_update().iter().find(|event| wanted(event)) {
+                    return Some(Arc::clone(found));
+                }
+                if events.changed().await.is_err() {
+                    return None;
+                }
+            }
+        };
+        tokio::select! {
+            found = tokio::time::timeout(PATIENCE, search) => match found {
+                Ok(Some(event)) => return Ok(event),
+                Ok(None) => {}
+                Err(_) => {
+                    let seconds = PATIENCE.as_secs();
+                    let text = format!("waited {seconds} s until the sidecar of {} {what}", self.name);
+                    return Err(self.with_log(Failure::finding(text)));
+                }
+            },
+            status = self.child.wait() => return Err(self.died(status.ok())),
+        }
+        // Its output has ended; so will it.
+        Err(self.ended().await)
+    }
+
+    fn died(&self, status: Option<ExitStatus>) -> Failure {
+        let status = status.map_or_else(|| "unknown status".to_owned(), |status| status.to_string());
+        self.with_log(Failure::finding(format!("the sidecar of {} ended ({status})", self.name)))
+    }
+
+    /// The last lines that it said on standard error.
+    fn with_log(&self, failure: Failure) -> Failure {
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let last: Vec<&str> = log.iter().rev().take(10).map(String::as_str).collect();
+        if last.is_empty() {
+            return failure;
+        }
+        let lines: Vec<&str> = last.into_iter().rev().collect();
+        failure.next(format!("it said:\n    {}", lines.join("\n    ")))
+    }
+}
+
+async fn read(from: impl AsyncRead + Unpin, mut take: impl FnMut(String)) {
+    let mut lines = BufReader::new(from).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        take(line);
+    }
+}
+
+fn keep<T>(queue: &mut VecDeque<T>, item: T) {
+    if queue.len() == KEPT {
+        queue.pop_front();
+    }
+    queue.push_back(item);
+}
+
+fn field<'a>(event: &'a Value, name: &str) -> Option<&'a str> {
+    event.get(name).and_then(Value::as_str)
+}
