@@ -1,0 +1,22 @@
+//! Parts for the tests: malformed SVIDs by name, scripted Workload API, raw applications, sidecar processes.
+//!
+//! Nothing here pretends: certificates are made by a real CA, sockets are real sockets, sidecars are
+//! real processes. What a test waits for is an event, never a length of time.
+
+pub mod apps;
+pub mod client;
+pub mod gospiffe;
+mod http1;
+pub mod peer;
+pub mod pki;
+pub mod real_peers;
+pub mod sidecar;
+pub mod spire;
+pub mod temp;
+mod tls;
+pub mod wait;
+pub mod workload_api;
+
+pub use http1::{Fields, Io, Stream};
+pub use temp::TempDir;
+pub use wait::{eventually, within};
