@@ -77,6 +77,20 @@ pub fn spoken(seen: &[u8]) -> Detected<Spoken> {
     }
 }
 
+/// The length of the header of an HTTP/2 frame (RFC 9113, 4.1).
+pub const H2_FRAME_HEADER: usize = 9;
+
+/// Whether a server's first bytes are the connection preface of HTTP/2: a SETTINGS frame, which a server
+/// may send before it has heard anything (RFC 9113, 3.4). Such a server did not speak first in any
+/// sense that matters: it waits for requests like every other server of HTTP.
+#[must_use]
+pub fn begins_as_h2_server(header: &[u8; H2_FRAME_HEADER]) -> bool {
+    let [high, middle, low, kind, flags, stream @ ..] = *header;
+    // A setting has six bytes (RFC 9113, 6.5.1), and no server has thousands of them.
+    let length = u32::from_be_bytes([0, high, middle, low]);
+    kind == 0x4 && flags == 0 && stream == [0; 4] && length.is_multiple_of(6) && length <= 6 * 64
+}
+
 /// Reads until [`http_version`] knows, and returns what was read so that it can be replayed.
 /// `None`: the peer closed before it said anything that decides.
 ///
@@ -129,6 +143,19 @@ mod tests {
         assert_eq!(spoken(b"PIN"), Detected::Known(Spoken::Bytes));
         assert_eq!(spoken(b"\x16\x03\x01"), Detected::Known(Spoken::Bytes));
         assert_eq!(spoken(b"GETX /"), Detected::Known(Spoken::Bytes));
+    }
+
+    #[test]
+    fn a_server_that_begins_with_settings_is_known_from_one_with_a_banner() {
+        assert!(begins_as_h2_server(&[0, 0, 18, 4, 0, 0, 0, 0, 0]));
+        assert!(begins_as_h2_server(&[0, 0, 0, 4, 0, 0, 0, 0, 0]));
+        assert!(!begins_as_h2_server(b"220 ready"));
+        // The greeting of MySQL, and frames that are no first frame of a server.
+        assert!(!begins_as_h2_server(&[0x4a, 0, 0, 0, 0x0a, b'8', b'.', b'0', b'.']));
+        assert!(!begins_as_h2_server(&[0, 0, 0, 4, 1, 0, 0, 0, 0]), "an acknowledgement");
+        assert!(!begins_as_h2_server(&[0, 0, 17, 4, 0, 0, 0, 0, 0]), "not whole settings");
+        assert!(!begins_as_h2_server(&[0, 0, 18, 4, 0, 0, 0, 0, 1]), "on a stream");
+        assert!(!begins_as_h2_server(&[1, 0, 2, 4, 0, 0, 0, 0, 0]), "far too many");
     }
 
     #[tokio::test]

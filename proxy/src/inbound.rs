@@ -19,7 +19,7 @@ use crate::{
     addr::{ClientAddr, OrigDst},
     authz::{Authorizer, Caller, Permit, PortRules, Session},
     connection::{self, ConnectionError},
-    detect::{self, Detected, H2_PREFACE, HttpVersion, Spoken},
+    detect::{self, Detected, H2_FRAME_HEADER, H2_PREFACE, HttpVersion, Spoken},
     drain::DrainToken,
     forward,
     http::{Timeouts, client::Pool},
@@ -226,7 +226,8 @@ where
 }
 
 /// Whoever speaks first decides, and there is no timer: the application is connected at once. If it
-/// speaks first, or the client says something that is not HTTP, the bytes are relayed.
+/// speaks first, or the client says something that is not HTTP, the bytes are relayed. A server of
+/// HTTP/2 may greet before it is asked; that is not speaking first, and the client decides.
 async fn undeclared(
     inbound: &Arc<Inbound>,
     session: &Arc<Session>,
@@ -234,10 +235,16 @@ async fn undeclared(
     lifetime: &Lifetime,
 ) -> Result<Undeclared, ConnectionError> {
     let app = inbound.dialer.plain(inbound.upstream.0).await?;
-    let (mut seen, mut first) = (BytesMut::with_capacity(H2_PREFACE.len()), [0]);
+    let (mut seen, mut first) = (BytesMut::with_capacity(H2_PREFACE.len()), [0; H2_FRAME_HEADER]);
+    let mut greeted = false;
     loop {
         tokio::select! {
-            _ = app.peek(&mut first) => break,
+            peeked = app.peek(&mut first), if !greeted => {
+                greeted = peeked.is_ok_and(|n| n == first.len()) && detect::begins_as_h2_server(&first);
+                if !greeted {
+                    break;
+                }
+            }
             read = io.read_buf(&mut seen) => {
                 let ended = read.map_err(ConnectionError::FirstBytes)? == 0;
                 match detect::spoken(&seen) {

@@ -3,6 +3,7 @@
 use mantlet_testkit::Io;
 use mantlet_testkit::apps::{App, Protocol, TcpApp};
 use mantlet_testkit::client::{HttpClient, Request, connect, exactly};
+use mantlet_testkit::wait::eventually;
 use tokio::io::AsyncWriteExt;
 
 use crate::common::{BOTH, Inbound};
@@ -37,6 +38,23 @@ async fn in_audit_a_server_that_speaks_first_is_heard_without_delay() {
     let mut io: Io = Box::new(connect(addr).await);
     assert_eq!(exactly(&mut io, 11).await, b"220 ready\r\n");
     would_deny(&inbound, "tcp").await;
+}
+
+/// The frame that servers of HTTP/2 may send at once, before the client's preface.
+const SETTINGS: &[u8] = &[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 100];
+/// `GET / HTTP/2` on stream 1, with the indexed fields of RFC 7541, appendix A, and the authority `a`.
+const GET: &[u8] = &[0, 0, 6, 1, 5, 0, 0, 0, 1, 0x82, 0x84, 0x86, 0x41, 1, b'a'];
+
+#[tokio::test]
+async fn in_audit_an_http_2_server_that_greets_at_once_is_not_taken_for_opaque_bytes() {
+    let app = TcpApp::banner(SETTINGS).await;
+    let inbound = unconfigured(app.addr(), "audit").await;
+    let (_caller, addr) = inbound.caller("web/frontend", "").await;
+    let mut io = connect(addr).await;
+    eventually("the application has greeted", async || (app.connections() == 1).then_some(())).await;
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    io.write_all(&[preface, GET].concat()).await.unwrap();
+    would_deny(&inbound, "http").await;
 }
 
 #[tokio::test]
