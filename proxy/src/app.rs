@@ -1,6 +1,8 @@
 //! Wiring: from a configuration to a running sidecar, and from a signal to its end.
 
+mod intercept;
 mod observe;
+mod self_check;
 
 use std::{
     io,
@@ -33,7 +35,7 @@ use crate::{
     directory::{Destination, Directory, Endpoint, EndpointProtocol},
     drain::{Drain, Phase},
     http::Timeouts,
-    listener,
+    listener::{self, Origin},
     log::{self, Log, Value},
     metrics::Metrics,
     policy_watch::PolicyWatch,
@@ -130,13 +132,17 @@ impl App {
         let workers = config.workers.unwrap_or_else(sys::workers_for_cgroup).get();
         let mut listeners: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
         for InboundListener { listen, upstream } in &config.inbound {
-            let addr = bind_all(*listen, "inbound", &Route::Inbound(OrigDst(*upstream)), &mut listeners)?;
+            let origin = Origin::Fixed(OrigDst(*upstream));
+            let addr = bind_all(*listen, "inbound", &Route::Inbound(origin), &mut listeners)?;
             listening(&log, "inbound", addr, Some(upstream.to_string()));
         }
         for listener in &config.outbound {
-            let route = Route::Outbound(directory(listener)?);
+            let route = Route::Outbound(Origin::Local, directory(listener)?);
             let addr = bind_all(listener.listen, "outbound", &route, &mut listeners)?;
             listening(&log, "outbound", addr, Some(listener.upstream.to_string()));
+        }
+        if let Some(intercept) = &config.intercept {
+            intercept::bind(&config, intercept, &log, &mut listeners)?;
         }
         let role = "admin";
         let bind_error = |source| StartError::Bind { addr: config.admin, role, source };
@@ -160,6 +166,10 @@ impl App {
             PolicyWatch::new(&config, identity.clone(), readiness.blocker("policy")).logging(log.clone());
         let policy = policy_watch.handle();
         tokio::spawn(policy_watch.run());
+
+        if config.intercept.is_some() {
+            tokio::spawn(self_check::watch(readiness.blocker("interception")));
+        }
 
         let permits = Arc::new(Semaphore::new(config.max_connections));
         let dialer = Dialer::new(

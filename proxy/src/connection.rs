@@ -10,6 +10,7 @@ use crate::{
     addr::ClientAddr,
     authz::{Denied, reason_text},
     http::{answer::Refusal, client::SendError, headers, server::ServeError},
+    listener::Misdirected,
     log::{AccessLine, DecisionId},
     metrics::{CloseReason, ConnectionGuard, Transport},
     pool::DialError,
@@ -20,6 +21,9 @@ use crate::{
 /// A failure, by the phase in which it happened.
 #[derive(Debug, Error)]
 pub enum ConnectionError {
+    /// It has no business here.
+    #[error("refused at the door")]
+    Misdirected(#[source] Misdirected),
     /// There is no own identity to serve with.
     #[error("no usable identity")]
     NoIdentity,
@@ -90,6 +94,8 @@ impl ConnectionError {
     pub fn close_reason(&self) -> CloseReason {
         match self {
             Self::Revoked(reason) => *reason,
+            Self::Misdirected(Misdirected::Loop(_)) => CloseReason::Loop,
+            Self::Misdirected(_) => CloseReason::NotRedirected,
             Self::NoIdentity => CloseReason::Withdrawn,
             Self::Tls(TlsError::Timeout(_)) => CloseReason::Timeout,
             Self::Tls(TlsError::Handshake { .. }) => CloseReason::Tls,
@@ -177,6 +183,12 @@ fn http_reason(error: &hyper::Error, other: CloseReason) -> CloseReason {
         CloseReason::Timeout
     } else {
         other
+    }
+}
+
+impl From<Misdirected> for ConnectionError {
+    fn from(misdirected: Misdirected) -> Self {
+        Self::Misdirected(misdirected)
     }
 }
 

@@ -7,6 +7,8 @@ use std::{net::SocketAddr, sync::Arc};
 
 use mantlet_identity::ExpectedPeer;
 
+use crate::addr::OrigDst;
+
 /// The answer for one destination.
 #[derive(Clone, Debug)]
 pub enum Destination {
@@ -51,16 +53,19 @@ pub enum EndpointProtocol {
 pub enum Directory {
     /// An explicit listener: everything that arrives there goes to one place.
     Explicit(Destination),
+    /// What was intercepted, while nothing says who is where: it is refused.
+    Nothing,
 }
 
 // === impl Directory ===
 
 impl Directory {
-    /// Where a connection goes.
+    /// Where a connection goes whose client wanted to go to `_wanted`.
     #[must_use]
-    pub fn resolve(&self) -> &Destination {
+    pub fn resolve(&self, _wanted: OrigDst) -> &Destination {
         match self {
             Self::Explicit(destination) => destination,
+            Self::Nothing => &Destination::Refuse,
         }
     }
 }

@@ -25,7 +25,7 @@ use crate::{
     http::{Timeouts, client::Pool},
     io::{BoxIo, Rewind},
     lifetime::Lifetime,
-    listener::Accepted,
+    listener::{Accepted, Misdirected},
     metrics::{CloseReason, ConnectionGuard, Direction, Metrics, RequestMetrics, Text, Transport},
     pool::Dialer,
     revoke::{Revoke, revocable},
@@ -50,8 +50,6 @@ pub struct Inbound {
     pub pool: Arc<Pool>,
     /// Counts.
     pub metrics: Arc<Metrics>,
-    /// Where the application listens; policy is about this port.
-    pub upstream: OrigDst,
     /// The authenticated connections of the worker.
     pub vouchers: Arc<Vouchers>,
     /// A handshake takes no longer.
@@ -84,6 +82,7 @@ enum Undeclared {
 pub async fn serve(inbound: Arc<Inbound>, accepted: Accepted, drain: DrainToken) {
     let mut guard = ConnectionGuard::new(Arc::clone(&inbound.metrics), Direction::Inbound);
     let client = accepted.client;
+    let upstream = accepted.orig_dst.map_or_else(Misdirected::addr, |orig_dst| orig_dst.0);
     let line = inbound.authorizer.log().access_line("inbound", "tcp");
     let work = async {
         let outcome = connection(&inbound, accepted, drain, &mut guard).await;
@@ -98,7 +97,7 @@ pub async fn serve(inbound: Arc<Inbound>, accepted: Accepted, drain: DrainToken)
         }
         Err(revoked) => revoked,
     };
-    connection::log(line, &guard, reason, Some((client, inbound.upstream.0)));
+    connection::log(line, &guard, reason, Some((client, upstream)));
     guard.finish(reason);
 }
 
@@ -109,16 +108,16 @@ async fn connection(
     drain: DrainToken,
     guard: &mut ConnectionGuard,
 ) -> Result<CloseReason, ConnectionError> {
-    let Accepted { tcp, client, permit: _counted, .. } = accepted;
-    let port = inbound.upstream.0.port();
+    let Accepted { tcp, client, orig_dst, permit: _counted } = accepted;
 
-    // phase: inbound 1 "what the port speaks" | fails: no own identity | close: withdrawn | metric: mantlet_identity_usable
-    let rules = inbound.authorizer.port(port);
+    // phase: inbound 1 "where to, and what that port speaks" | fails: not redirected, the sidecar itself, no own identity | close: not_redirected, loop, withdrawn | metric: mantlet_connections_closed_total
+    let orig_dst = orig_dst?;
+    let rules = inbound.authorizer.port(orig_dst.0.port());
     let credentials = inbound.dialer.credentials()?;
 
     // phase: inbound 2 "first byte, on a port that accepts plaintext" | fails: silence, early close | close: timeout, eof | metric: mantlet_connections_closed_total
     if rules.plaintext && !begins_mesh(&tcp, rules.permissive).await? {
-        return plaintext(inbound, tcp, client, rules, drain, guard).await;
+        return plaintext(inbound, (tcp, client, orig_dst), rules, drain, guard).await;
     }
 
     // phase: inbound 3 "TLS handshake" | fails: no certificate, wrong authority, no common protocol, too slow | close: tls, timeout | metric: mantlet_tls_handshakes_total
@@ -133,7 +132,7 @@ async fn connection(
     let lifetime = inbound.lifetime(Some(peer.not_after()));
     let _voucher = inbound.vouchers.enter(Arc::clone(&peer));
     let label = inbound.metrics.peer_label(peer.id().as_str());
-    let session = inbound.authorizer.session(Caller::Peer(peer), client, port, label.clone());
+    let session = inbound.authorizer.session(Caller::Peer(peer), client, orig_dst, label.clone());
     let speak = Speak::on(&rules, alpn);
     guard.opened(speak.transport(), label.clone());
 
@@ -183,14 +182,13 @@ async fn begins_mesh(tcp: &TcpStream, permissive: bool) -> Result<bool, Connecti
 /// A caller without identity, on a port whose policy names its address.
 async fn plaintext(
     inbound: &Arc<Inbound>,
-    tcp: TcpStream,
-    client: ClientAddr,
+    (tcp, client, orig_dst): (TcpStream, ClientAddr, OrigDst),
     rules: PortRules,
     drain: DrainToken,
     guard: &mut ConnectionGuard,
 ) -> Result<CloseReason, ConnectionError> {
     let caller = Caller::Plaintext(client.0.ip());
-    let session = inbound.authorizer.session(caller, client, inbound.upstream.0.port(), Text::none());
+    let session = inbound.authorizer.session(caller, client, orig_dst, Text::none());
     guard.opened(Transport::Plaintext, Text::none());
     let lifetime = inbound.lifetime(None);
     let io = match rules.protocol {
@@ -221,7 +219,7 @@ where
     T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
     let permit = inbound.authorizer.authorize_connection(session)?;
-    let app = inbound.dialer.plain(inbound.upstream.0).await?;
+    let app = inbound.dialer.plain(session.orig_dst().0).await?;
     relay(permit, io, app, lifetime).await
 }
 
@@ -234,7 +232,7 @@ async fn undeclared(
     mut io: BoxIo,
     lifetime: &Lifetime,
 ) -> Result<Undeclared, ConnectionError> {
-    let app = inbound.dialer.plain(inbound.upstream.0).await?;
+    let app = inbound.dialer.plain(session.orig_dst().0).await?;
     let (mut seen, mut first) = (BytesMut::with_capacity(H2_PREFACE.len()), [0; H2_FRAME_HEADER]);
     let mut greeted = false;
     loop {

@@ -1,6 +1,8 @@
 //! Accepting connections: a permit first, then the connection; errors slow the loop down, they
 //! never end it.
 
+mod origin;
+
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -11,7 +13,8 @@ use tokio::{
 };
 use tracing::warn;
 
-use crate::addr::ClientAddr;
+pub use self::origin::{Interception, Misdirected, Origin};
+use crate::addr::{ClientAddr, OrigDst};
 
 const BACKLOG: i32 = 4096;
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -20,6 +23,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// One worker's share of a listening address.
 pub struct Listener {
     tcp: TcpListener,
+    origin: Origin,
     permits: Arc<Semaphore>,
 }
 
@@ -29,8 +33,8 @@ pub struct Accepted {
     pub tcp: TcpStream,
     /// Who connected.
     pub client: ClientAddr,
-    /// The address it arrived at.
-    pub local: SocketAddr,
+    /// Where it wanted to go; a connection that may not be here has no such place.
+    pub orig_dst: Result<OrigDst, Misdirected>,
     /// The connection's place in the limit.
     pub permit: OwnedSemaphorePermit,
 }
@@ -41,9 +45,25 @@ pub struct Accepted {
 /// # Errors
 /// What the kernel says, for example that the address is in use.
 pub fn bind(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
+    open(addr, false)
+}
+
+/// As [`bind`], and an address of IPv6 stands for that family alone: each family has a listener of its
+/// own, so that no client's address arrives in the other family's form.
+///
+/// # Errors
+/// What the kernel says.
+pub fn bind_family(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
+    open(addr, addr.is_ipv6())
+}
+
+fn open(addr: SocketAddr, only_v6: bool) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
+    if only_v6 {
+        socket.set_only_v6(true)?;
+    }
     socket.set_nonblocking(true)?;
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
@@ -57,8 +77,8 @@ impl Listener {
     ///
     /// # Errors
     /// The socket cannot be registered with the runtime.
-    pub fn new(socket: std::net::TcpListener, permits: Arc<Semaphore>) -> io::Result<Self> {
-        Ok(Self { tcp: TcpListener::from_std(socket)?, permits })
+    pub fn new(socket: std::net::TcpListener, origin: Origin, permits: Arc<Semaphore>) -> io::Result<Self> {
+        Ok(Self { tcp: TcpListener::from_std(socket)?, origin, permits })
     }
 
     /// The next connection.
@@ -77,7 +97,8 @@ impl Listener {
         loop {
             match self.tcp.accept().await.and_then(|(tcp, client)| prepare(tcp, client)) {
                 Ok((tcp, client, local)) => {
-                    return Accepted { tcp, client: ClientAddr(client), local, permit };
+                    let orig_dst = self.origin.of(&tcp, local);
+                    return Accepted { tcp, client: ClientAddr(client), orig_dst, permit };
                 }
                 // The client gave up between its SYN and our accept: nothing is wrong here.
                 Err(error) if is_the_clients(&error) => {}
@@ -111,7 +132,7 @@ mod tests {
     async fn at_the_limit_connections_wait_and_are_served_when_a_place_is_free() {
         let socket = bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let addr = socket.local_addr().unwrap();
-        let listener = Listener::new(socket, Arc::new(Semaphore::new(1))).unwrap();
+        let listener = Listener::new(socket, Origin::Local, Arc::new(Semaphore::new(1))).unwrap();
         let _first = TcpStream::connect(addr).await.unwrap();
         let _second = TcpStream::connect(addr).await.unwrap();
         let held = listener.accept().await;

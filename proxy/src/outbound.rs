@@ -93,10 +93,10 @@ async fn connection(
     drain: DrainToken,
     guard: &mut ConnectionGuard,
 ) -> Result<CloseReason, ConnectionError> {
-    let Accepted { tcp, permit: _counted, .. } = accepted;
+    let Accepted { tcp, orig_dst, permit: _counted, .. } = accepted;
 
-    // phase: outbound 1 "where to, whom to expect, how to speak" | fails: destination refused | close: denied | metric: mantlet_connections_closed_total
-    let destination = outbound.directory.resolve();
+    // phase: outbound 1 "where to, whom to expect, how to speak" | fails: not redirected, the sidecar itself, destination refused | close: not_redirected, loop, denied | metric: mantlet_connections_closed_total
+    let destination = outbound.directory.resolve(orig_dst?);
     let permit =
         outbound.authorizer.permit_destination(destination).ok_or(ConnectionError::DestinationRefused)?;
 

@@ -1,8 +1,12 @@
 //! What only Linux can say or do, in one place.
 
-use std::{fs, num::NonZeroUsize};
+use std::{fs, io, net::SocketAddr, num::NonZeroUsize, os::fd::AsFd};
 
-use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::{
+    io::Errno,
+    process::{Signal, set_parent_process_death_signal},
+};
+use socket2::SockRef;
 
 /// More workers than this help nobody: past it the application is the bottleneck.
 const MOST_WORKERS: usize = 4;
@@ -22,6 +26,27 @@ pub fn workers_for_cgroup() -> NonZeroUsize {
 /// The kernel refuses.
 pub fn exit_with_parent() -> std::io::Result<()> {
     Ok(set_parent_process_death_signal(Some(Signal::TERM))?)
+}
+
+/// Where the client of an accepted connection wanted to go before the kernel redirected it. A connection
+/// that was dialled as it is has its local address for an answer; `None` is one that the kernel does not
+/// track, so that no rule can have redirected it.
+#[must_use]
+pub fn original_destination(tcp: &impl AsFd) -> Option<SocketAddr> {
+    let socket = SockRef::from(tcp);
+    // Without connection tracking the option does not exist or finds no entry: both mean the same here.
+    let addr = match socket.local_addr().ok()?.as_socket()? {
+        SocketAddr::V4(_) => socket.original_dst_v4(),
+        SocketAddr::V6(_) => socket.original_dst_v6(),
+    };
+    addr.ok()?.as_socket()
+}
+
+/// Whether an address cannot be had because this host, or this network namespace, lacks its family.
+#[must_use]
+pub fn is_no_family(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable
+        || error.raw_os_error() == Some(Errno::AFNOSUPPORT.raw_os_error())
 }
 
 /// CPUs that the cgroup may use, version 2 first. `None` without a limit.

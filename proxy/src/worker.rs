@@ -10,13 +10,12 @@ use tokio::{
 };
 
 use crate::{
-    addr::OrigDst,
     authz::Authorizer,
     directory::Directory,
     drain::{DrainToken, Phase},
     http::{Timeouts, client::Pool},
     inbound::{self, Inbound},
-    listener::{Accepted, Listener},
+    listener::{Accepted, Listener, Origin},
     metrics::{CloseReason, Metrics},
     outbound::{self, Outbound},
     pool::Dialer,
@@ -30,9 +29,9 @@ const WITHDRAWN_DRAIN: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub enum Route {
     /// From peers to the application.
-    Inbound(OrigDst),
+    Inbound(Origin),
     /// From the application to where the directory says.
-    Outbound(Directory),
+    Outbound(Origin, Directory),
 }
 
 /// What a worker is made of.
@@ -100,18 +99,18 @@ impl Worker {
             ..
         } = self;
         for (socket, route) in listeners {
-            let listener = Listener::new(socket, Arc::clone(&permits))?;
+            let (Route::Inbound(origin) | Route::Outbound(origin, _)) = &route;
+            let listener = Listener::new(socket, origin.clone(), Arc::clone(&permits))?;
             let (authorizer, dialer) = (Arc::clone(&authorizer), dialer.clone());
             let (pool, metrics) = (Arc::clone(&pool), Arc::clone(&metrics));
             let (vouchers, withdrawn) = (Arc::clone(&vouchers), withdrawn.clone());
             match route {
-                Route::Inbound(upstream) => {
+                Route::Inbound(_) => {
                     let inbound = Arc::new(Inbound {
                         authorizer,
                         dialer,
                         pool,
                         metrics,
-                        upstream,
                         vouchers,
                         handshake_timeout,
                         max_stale_identity,
@@ -121,7 +120,7 @@ impl Worker {
                     let serve = move |accepted, token| inbound::serve(Arc::clone(&inbound), accepted, token);
                     tokio::spawn(accept(listener, drain.clone(), alive.clone(), serve));
                 }
-                Route::Outbound(directory) => {
+                Route::Outbound(_, directory) => {
                     let outbound = Arc::new(Outbound {
                         authorizer,
                         directory,

@@ -60,7 +60,7 @@ impl Work {
         let resolved = self.session.resolve(Arc::clone(policy));
         let rules = &policy.policy;
         let Some(facts) = &self.facts else { return rules.decide_tcp(&resolved.view, now) };
-        match facts.meaning(rules, self.session.port, now) {
+        match facts.meaning(rules, self.session.port(), now) {
             Ok(meaning) => {
                 let facts = HttpFacts { target: meaning.target(), headers: facts };
                 rules.decide_http(&resolved.view, &facts, now)

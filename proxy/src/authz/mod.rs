@@ -27,7 +27,7 @@ pub use self::{
     target::Facts,
 };
 use crate::{
-    addr::ClientAddr,
+    addr::{ClientAddr, OrigDst},
     directory::Destination,
     log::{AuditRecord, DecisionId, Log},
     metrics::{CloseReason, Metrics, Text},
@@ -54,7 +54,7 @@ pub enum Caller {
 pub struct Session {
     caller: Caller,
     client: ClientAddr,
-    port: u16,
+    orig_dst: OrigDst,
     label: Text,
     resolved: Mutex<Option<Resolved>>,
     counters: Mutex<Vec<Counted>>,
@@ -127,13 +127,20 @@ impl Authorizer {
         }
     }
 
-    /// Resolves a caller, once per connection. `label` is its metric label.
+    /// Resolves a caller, once per connection. `orig_dst` is where it wanted to go, and what the policy
+    /// is asked about; `label` is its metric label.
     #[must_use]
-    pub fn session(&self, caller: Caller, client: ClientAddr, port: u16, label: Text) -> Arc<Session> {
+    pub fn session(
+        &self,
+        caller: Caller,
+        client: ClientAddr,
+        orig_dst: OrigDst,
+        label: Text,
+    ) -> Arc<Session> {
         Arc::new(Session {
             caller,
             client,
-            port,
+            orig_dst,
             label,
             resolved: Mutex::default(),
             counters: Mutex::default(),
@@ -156,7 +163,7 @@ impl Authorizer {
 
         let now = SystemTime::now();
         let headers = target::Headers(request.headers());
-        let meaning = target::meaning(&request, rules, session.port, now);
+        let meaning = target::meaning(&request, rules, session.port(), now);
         let judged = meaning.and_then(|meaning| {
             let facts = HttpFacts { target: meaning.target(), headers: &headers };
             let decision = rules.decide_http(&view, &facts, now);
@@ -179,7 +186,7 @@ impl Authorizer {
             *request.uri_mut() = uri;
         }
         let permit = Permit::new(rule_label(&decision), Some(registration));
-        let kind = RequestKind { h2c: rules.port_options(session.port).h2c, websocket };
+        let kind = RequestKind { h2c: rules.port_options(session.port()).h2c, websocket };
         Ok(Permitted::new(request, permit, kind))
     }
 
@@ -284,7 +291,7 @@ impl Authorizer {
             method: asked.method,
             path: asked.path,
             route: decision.route.as_deref(),
-            server_port: session.port,
+            server_port: session.port(),
             policy_hash: Some(&hash),
             policy_generation: policy.generation,
             ..AuditRecord::default()
@@ -314,6 +321,16 @@ impl Session {
         &self.caller
     }
 
+    /// Where the caller wanted to go.
+    #[must_use]
+    pub fn orig_dst(&self) -> OrigDst {
+        self.orig_dst
+    }
+
+    fn port(&self) -> u16 {
+        self.orig_dst.0.port()
+    }
+
     /// Where the caller connected from.
     #[must_use]
     pub fn client(&self) -> ClientAddr {
@@ -328,7 +345,7 @@ impl Session {
         {
             return known.clone();
         }
-        let view = Arc::new(policy.policy.view(self.caller.as_peer(), self.port));
+        let view = Arc::new(policy.policy.view(self.caller.as_peer(), self.port()));
         let fresh = Resolved { policy, view };
         *resolved = Some(fresh.clone());
         fresh

@@ -27,6 +27,14 @@ pub enum Id {
     Namespace,
     /// The pod's service account.
     ServiceAccount,
+    /// Take what is redirected.
+    Intercept,
+    /// Where inbound connections are redirected to.
+    InterceptInbound,
+    /// Where outbound connections are redirected to.
+    InterceptOutbound,
+    /// The pod's addresses.
+    PodIps,
     /// Declared ports of the app.
     Ports,
     /// Policy as a plain file.
@@ -128,6 +136,42 @@ pub static KEYS: &[Key] = &[
             "LISTEN=UPSTREAM is IDS [as PROTOCOL]",
             Kind::Outbound,
         )
+    },
+    Key {
+        default: Some("false"),
+        meaning: "Take the pod's connections that `mantlet-init` redirects, beside those of explicit listeners. \
+                  Where they wanted to go is what the kernel remembers; one that was not redirected is closed \
+                  (`not_redirected`).",
+        ..key(Id::Intercept, TRAFFIC, "intercept", "MANTLET_INTERCEPT", "BOOL", Kind::Switch)
+    },
+    Key {
+        default: Some("24143"),
+        meaning: "The port, on every address, that inbound connections are redirected to.",
+        ..key(
+            Id::InterceptInbound,
+            TRAFFIC,
+            "intercept-inbound",
+            "MANTLET_INTERCEPT_INBOUND",
+            "PORT",
+            Kind::Count(1, 65535),
+        )
+    },
+    Key {
+        default: Some("24140"),
+        meaning: "The port, on the loopback addresses, that outbound connections are redirected to.",
+        ..key(
+            Id::InterceptOutbound,
+            TRAFFIC,
+            "intercept-outbound",
+            "MANTLET_INTERCEPT_OUTBOUND",
+            "PORT",
+            Kind::Count(1, 65535),
+        )
+    },
+    Key {
+        unset: "required with --intercept",
+        meaning: "The pod's addresses. An inbound connection that was meant for another address is closed.",
+        ..key(Id::PodIps, TRAFFIC, "pod-ips", "MANTLET_POD_IPS", "ADDRESSES", Kind::Addresses)
     },
     Key {
         unset: "no named ports, and rules without `on` cover the upstream ports of the inbound listeners",

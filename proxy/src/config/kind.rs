@@ -19,6 +19,8 @@ pub enum Kind {
     Text,
     /// `[name=]port[/tcp],...`.
     Ports,
+    /// `ip,ip,...`.
+    Addresses,
     /// One guardrail.
     Guardrail,
     /// A path of the file system.
@@ -53,6 +55,7 @@ impl Kind {
             Self::Ports => {
                 "[name=]port[/tcp|/udp|/sctp], comma separated, e.g. http=8080/tcp,9090/tcp".to_owned()
             }
+            Self::Addresses => "IP addresses, comma separated, e.g. 10.244.1.5,fd00:10:244:1::5".to_owned(),
             Self::Guardrail => {
                 "forbid plaintext | forbid wildcard-namespace | trust-domains a,b | max-until 30d | deny ..."
                     .to_owned()

@@ -15,7 +15,7 @@ mod values;
 
 use std::{
     ffi::OsString,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     num::NonZeroUsize,
     path::{Path, PathBuf},
     time::Duration,
@@ -43,6 +43,8 @@ pub struct Config {
     pub inbound: Vec<InboundListener>,
     /// Explicit outbound listeners.
     pub outbound: Vec<OutboundListener>,
+    /// How redirected connections are taken; `None`: they are not.
+    pub intercept: Option<Intercept>,
     /// Declared ports of the app.
     pub ports: Vec<NamedPort>,
     /// Where the Workload API listens.
@@ -91,6 +93,17 @@ pub struct Config {
     pub exit_with_parent: bool,
     /// Every key with its effective value and source, for `--print-config` and `/v1/config`.
     pub effective: Vec<Effective>,
+}
+
+/// How redirected connections are taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Intercept {
+    /// Inbound connections arrive here, on every address.
+    pub inbound: u16,
+    /// Outbound connections arrive here, on the loopback addresses.
+    pub outbound: u16,
+    /// The pod's addresses, at least one.
+    pub pod_ips: Vec<IpAddr>,
 }
 
 /// Where the policy is.

@@ -8,7 +8,7 @@ use mantlet_identity::Endpoint;
 use mantlet_policy::Guardrails;
 
 use super::{
-    AccessLog, Config, Effective, OutboundListener, PolicyLocation, Unconfigured,
+    AccessLog, Config, Effective, Intercept, OutboundListener, PolicyLocation, Unconfigured,
     error::{Mistake, Mistakes, Reported},
     keys::{self, Id, KEYS, Key, Kind},
     listeners::{self, Home},
@@ -58,6 +58,7 @@ impl Reader<'_> {
         let namespace = self.optional(Id::Namespace, values::name);
         let inbound = self.list(Id::Inbound, listeners::inbound);
         let outbound = self.outbound(&trust_domain, &namespace);
+        let intercept = self.intercept();
         let ports = self.optional(Id::Ports, values::ports);
         let workload_api =
             self.required(Id::WorkloadApi, |text| Endpoint::parse(text).map_err(|error| error.to_string()));
@@ -83,6 +84,7 @@ impl Reader<'_> {
         let config = Config {
             inbound: inbound?,
             outbound: outbound?,
+            intercept: intercept?,
             ports: ports?.unwrap_or_default(),
             workload_api: workload_api?,
             trust_domain: trust_domain?,
@@ -123,6 +125,25 @@ impl Reader<'_> {
         self.list(Id::Outbound, |text| listeners::outbound(text, home))
     }
 
+    fn intercept(&mut self) -> Taken<Option<Intercept>> {
+        let wanted = self.required(Id::Intercept, values::switch);
+        let (inbound, outbound) = (self.port(Id::InterceptInbound), self.port(Id::InterceptOutbound));
+        let pod_ips = self.optional(Id::PodIps, values::addresses);
+        let (wanted, inbound, outbound, pod_ips) = (wanted?, inbound?, outbound?, pod_ips?);
+        if !wanted {
+            return Ok(None);
+        }
+        let Some(pod_ips) = pod_ips else {
+            let accepts = Kind::Addresses.accepts();
+            return Err(self.mistake(Id::PodIps, None, "missing, and --intercept needs it", &accepts));
+        };
+        Ok(Some(Intercept { inbound, outbound, pod_ips }))
+    }
+
+    fn port(&mut self, id: Id) -> Taken<u16> {
+        u16::try_from(self.count(id)?).map_err(|_| Reported)
+    }
+
     fn policy(&mut self) -> Taken<PolicyLocation> {
         let (file, annotations) =
             (self.optional(Id::Policy, values::path), self.optional(Id::Annotations, values::path));
@@ -145,12 +166,13 @@ impl Reader<'_> {
 
     /// What no single key can tell: somebody listens, and nobody twice on one address.
     fn check_listeners(&mut self, config: &Config) -> Taken<()> {
-        if config.inbound.is_empty() && config.outbound.is_empty() {
+        let intercept = config.intercept.as_ref();
+        if config.inbound.is_empty() && config.outbound.is_empty() && intercept.is_none() {
             return Err(self.mistake(
                 Id::Inbound,
                 None,
                 "no listener",
-                "at least one --inbound or --outbound",
+                "at least one --inbound or --outbound, or --intercept",
             ));
         }
         let named = (config.inbound.iter().map(|l| (Id::Inbound, l.listen)))
@@ -158,7 +180,24 @@ impl Reader<'_> {
             .chain([(Id::Admin, config.admin)]);
         let mut seen: Vec<SocketAddr> = Vec::new();
         let mut result = Ok(());
+        // Inbound ones are redirected to every address; and nobody reaches a port of the sidecar through it.
+        let taken: Vec<u16> = intercept.map(|i| vec![i.inbound, i.outbound]).unwrap_or_default();
+        if let [inbound, outbound] = taken.as_slice()
+            && inbound == outbound
+        {
+            let value = Some(outbound.to_string());
+            let accepts = "a port other than that of --intercept-inbound";
+            result = Err(self.mistake(Id::InterceptOutbound, value, "this port is used twice", accepts));
+        }
         for (id, listen) in named.filter(|(_, listen)| listen.port() != 0) {
+            if taken.contains(&listen.port()) {
+                result = Err(self.mistake(
+                    id,
+                    Some(listen.to_string()),
+                    "redirected connections arrive at this port",
+                    "a port other than those of --intercept-inbound and --intercept-outbound",
+                ));
+            }
             if seen.contains(&listen) {
                 result = Err(self.mistake(
                     id,

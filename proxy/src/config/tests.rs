@@ -223,3 +223,28 @@ fn draining_needs_the_socket_and_nothing_else() {
     }
     assert!(mistakes(&["drain"], &[])[0].to_string().contains("MANTLET_ADMIN_SOCKET"));
 }
+
+#[test]
+fn what_is_redirected_is_taken_on_two_ports_for_the_addresses_of_the_pod() {
+    let arguments =
+        ["--workload-api", "unix:///run/agent.sock", "--intercept", "--pod-ips", "10.0.0.5,fd00::5"];
+    let Ok(Loaded::Run(config)) = load_with(&arguments, &[]) else {
+        panic!("no listener of its own is needed")
+    };
+    let pod_ips = ["10.0.0.5", "fd00::5"].map(|ip| ip.parse().unwrap()).to_vec();
+    assert_eq!(config.intercept, Some(Intercept { inbound: 24143, outbound: 24140, pod_ips }));
+    assert_eq!(self::config(&["--pod-ips", "10.0.0.5"], &[]).intercept, None);
+}
+
+#[test]
+fn the_ports_of_interception_belong_to_nothing_else() {
+    let problem = |arguments: &[&str]| {
+        let ours = [REQUIRED, &["--intercept", "--pod-ips", "10.0.0.5"], arguments].concat();
+        mistakes(&ours, &[])[0].problem.clone()
+    };
+    assert!(problem(&["--intercept-outbound", "24143"]).contains("used twice"));
+    assert!(problem(&["--intercept-inbound", "24190"]).contains("redirected connections"));
+    assert!(problem(&["--inbound", "127.0.0.1:24140=127.0.0.1:80"]).contains("redirected connections"));
+    let nowhere = mistakes(&[REQUIRED, &["--intercept"]].concat(), &[]);
+    assert!(nowhere[0].problem.contains("--intercept needs it"));
+}

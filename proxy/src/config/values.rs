@@ -1,6 +1,10 @@
 //! Parsers of single values: text in, a valid value or a sentence about what is wrong out.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use mantlet_id::TrustDomain;
 use mantlet_policy::{Guardrails, NamedPort};
@@ -21,6 +25,21 @@ pub(super) fn address(text: &str) -> Checked<SocketAddr> {
         }
         Some(_) => "not an IP address; names are not resolved here".to_owned(),
     })
+}
+
+/// The addresses of a host: those that can be dialled from elsewhere.
+pub(super) fn addresses(text: &str) -> Checked<Vec<IpAddr>> {
+    let mut addresses = Vec::new();
+    for item in text.split(',').map(str::trim) {
+        let address: IpAddr = item.parse().map_err(|_| format!("{item:?} is not an IP address"))?;
+        if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
+            return Err(format!("{item} is not an address of a pod"));
+        }
+        if !addresses.contains(&address.to_canonical()) {
+            addresses.push(address.to_canonical());
+        }
+    }
+    Ok(addresses)
 }
 
 /// A whole number with a unit. Bare numbers are refused: nobody remembers whose timeouts are in seconds and whose
@@ -173,6 +192,16 @@ mod tests {
         ] {
             let error = address(text).unwrap_err();
             assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn pod_addresses_are_those_that_others_can_dial() {
+        let parsed = addresses("10.244.1.5, fd00::5,10.244.1.5,::ffff:10.0.0.1").unwrap();
+        let shown: Vec<String> = parsed.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["10.244.1.5", "fd00::5", "10.0.0.1"]);
+        for text in ["", "10.0.0.1,", "10.0.0.1:80", "127.0.0.1", "::1", "::", "0.0.0.0", "pod.local"] {
+            assert!(addresses(text).is_err(), "{text}");
         }
     }
 

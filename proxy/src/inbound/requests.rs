@@ -128,7 +128,7 @@ impl HttpConnection {
     fn access_line(&self, request: &Request<Incoming>) -> Option<AccessLine> {
         let mut line = self.inbound.authorizer.log().access_line("inbound", "http")?;
         line.peer(self.session.caller().id().map(SpiffeId::as_str), Some(self.session.client().0));
-        line.upstream(self.inbound.upstream.0);
+        line.upstream(self.session.orig_dst().0);
         line.request(request.method().as_str(), request.uri().path());
         Some(line)
     }
@@ -187,7 +187,7 @@ impl HttpConnection {
         };
         host.get_or_init(|| {
             let inbound = &self.inbound;
-            let addr = inbound.upstream.0;
+            let addr = self.session.orig_dst().0;
             inbound
                 .pool
                 .host(Key::App(addr, version), || Upstream::App(inbound.dialer.clone(), addr, version))
