@@ -5,7 +5,6 @@
 
 pub mod apps;
 pub mod client;
-pub mod gospiffe;
 mod http1;
 pub mod peer;
 pub mod pki;
@@ -15,6 +14,7 @@ pub mod spire;
 pub mod temp;
 mod tls;
 pub mod wait;
+pub mod workload;
 pub mod workload_api;
 
 pub use http1::{Fields, Io, Stream};

@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::process::Command;
 
@@ -12,10 +13,25 @@ use crate::wait::within;
 #[derive(Clone, Debug)]
 pub struct RealPeers(PathBuf);
 
-/// A TCP port that was free a moment ago, for programs that cannot be told to pick one.
+/// Below what the kernel gives out by itself, so that no connection of another test takes a port
+/// between its choice and its use.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+/// A TCP port that was free a moment ago, for programs that cannot be told to pick one. Never the same
+/// one twice in a process, and in another process most likely another.
+///
+/// # Panics
+/// When none is free.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("free port");
-    listener.local_addr().expect("bound").port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let count = u32::from(PORTS.end - PORTS.start);
+    let first = std::process::id().wrapping_mul(7_919) % count;
+    let candidates = (0..count).map(|_| {
+        let offset = (first + NEXT.fetch_add(1, Ordering::Relaxed)) % count;
+        PORTS.start + u16::try_from(offset).expect("within the range")
+    });
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    candidates.into_iter().find(is_free).expect("a free port")
 }
 
 /// Runs a program to its end and gives what it printed on standard output.
@@ -50,7 +66,7 @@ impl RealPeers {
                 let required = std::env::var_os("TEST_REQUIRE_ALL").is_some_and(|value| value == "1");
                 assert!(!required, "{test} needs the real peers: {how}");
                 eprintln!(
-                    "SKIP {test}: it runs against real SPIRE, go-spiffe or Envoy, which are not built; enable: {how}"
+                    "SKIP {test}: it runs against real SPIRE, Envoy or programs of other SPIFFE libraries, which are not built; enable: {how}"
                 );
                 None
             }

@@ -3,36 +3,41 @@
 
 #![allow(clippy::unwrap_used)]
 
-use mantlet_testkit::gospiffe::{self, GoMode};
 use mantlet_testkit::real_peers::RealPeers;
 use mantlet_testkit::spire::{Entry, Spire};
+use mantlet_testkit::workload::{self, Library, Mode};
 
 const SERVER: &str = "spiffe://spire.test/ns/a/sa/server";
 const CLIENT: &str = "spiffe://spire.test/ns/a/sa/client";
 
 #[tokio::test]
-async fn go_programs_with_identities_from_spire_talk_to_each_other() {
-    let Some(peers) = RealPeers::find("go_programs_with_identities_from_spire_talk_to_each_other") else {
-        return;
-    };
+async fn programs_of_other_libraries_with_identities_from_spire_talk_to_each_other() {
+    let Some(peers) = RealPeers::find("programs_of_other_libraries") else { return };
     let spire = Spire::start(&peers, "spire.test").await;
-    spire.create(&Entry::new(SERVER, &peers.program("gospiffe-server"))).await;
-    spire.create(&Entry::new(CLIENT, &peers.program("gospiffe-client"))).await;
+    for library in Library::ALL {
+        spire.create(&Entry::new(SERVER, &peers.program(library.server()))).await;
+        spire.create(&Entry::new(CLIENT, &peers.program(library.client()))).await;
+    }
     let api = spire.endpoint();
 
-    for (mode, reported) in [
-        (GoMode { mode: "http", alpn: "h2,http/1.1" }, "PROTO HTTP/2.0"),
-        (GoMode { mode: "http", alpn: "" }, "PROTO HTTP/1.1"),
-        (GoMode { mode: "tcp", alpn: "" }, "line=hello"),
+    for (called, calling) in [
+        (Library::GoSpiffe, Library::GoSpiffe),
+        (Library::GoSpiffe, Library::SpiffeRustls),
+        (Library::SpiffeRustls, Library::GoSpiffe),
     ] {
-        let server = gospiffe::serve(&peers, &api, mode, CLIENT).await;
-        let report = gospiffe::call(&peers, &api, mode, server.addr(), SERVER).await.unwrap();
-        assert!(report.contains(&format!("PEER {SERVER}")), "{report}");
-        assert!(report.contains(&format!("peer={CLIENT}")), "{report}");
-        assert!(report.contains(reported), "{report}");
+        for (mode, reported) in [
+            (Mode { mode: "http", alpn: "h2,http/1.1" }, "PROTO HTTP/2.0"),
+            (Mode { mode: "http", alpn: "" }, "PROTO HTTP/1.1"),
+            (Mode { mode: "tcp", alpn: "" }, "line=hello"),
+        ] {
+            let server = workload::serve(&peers, called, &api, mode, CLIENT).await;
+            let report = workload::call(&peers, calling, &api, mode, server.addr(), SERVER).await.unwrap();
+            assert!(report.contains(&format!("PEER {SERVER}")), "{report}");
+            assert!(report.contains(&format!("peer={CLIENT}")), "{report}");
+            assert!(report.contains(reported), "{report}");
 
-        let wrong = gospiffe::call(&peers, &api, mode, server.addr(), CLIENT).await.unwrap_err();
-        assert!(wrong.contains("unexpected ID"), "{wrong}");
+            workload::call(&peers, calling, &api, mode, server.addr(), CLIENT).await.unwrap_err();
+        }
     }
 }
 

@@ -1,21 +1,21 @@
-//! R15: go-spiffe and Envoy talk to a sidecar and are talked to.
+//! R15: go-spiffe, spiffe-rustls and Envoy talk to a sidecar and are talked to.
 
 use std::net::SocketAddr;
 
 use mantlet_testkit::apps::{App, Protocol, TcpApp};
 use mantlet_testkit::client::{connect, exactly};
 use mantlet_testkit::eventually;
-use mantlet_testkit::gospiffe::{self, GoMode};
 use mantlet_testkit::pki::Authority;
 use mantlet_testkit::real_peers::RealPeers;
 use mantlet_testkit::sidecar::SidecarBuilder;
 use mantlet_testkit::spire::{Entry, Spire};
+use mantlet_testkit::workload::{self, Library, Mode};
 use tokio::io::AsyncWriteExt;
 
 use crate::envoy::{Envoy, Identity, Neighbours};
 use crate::mesh::{CLIENT, LONG, SERVER, TRUST_DOMAIN, entry, sidecar, try_call};
 
-const GO: &str = "spiffe://spire.test/ns/go/sa/program";
+const PROGRAM: &str = "spiffe://spire.test/ns/other/sa/program";
 const ENVOY: &str = "spiffe://spire.test/ns/edge/sa/envoy";
 const OTHER: &str = "spiffe://spire.test/ns/some/sa/other";
 
@@ -29,14 +29,37 @@ async fn answered(addr: SocketAddr, what: &str) -> String {
 
 #[tokio::test]
 async fn r15_go_spiffe_calls_a_sidecar_with_and_without_alpn() {
+    program_calls_a_sidecar(Library::GoSpiffe, "unexpected ID").await;
+}
+
+#[tokio::test]
+async fn r15_spiffe_rustls_calls_a_sidecar_with_and_without_alpn() {
+    program_calls_a_sidecar(Library::SpiffeRustls, "not authorized").await;
+}
+
+#[tokio::test]
+async fn r15_go_spiffe_is_called_by_a_sidecar_with_and_without_alpn() {
+    program_is_called_by_a_sidecar(Library::GoSpiffe).await;
+}
+
+#[tokio::test]
+async fn r15_spiffe_rustls_is_called_by_a_sidecar_with_and_without_alpn() {
+    program_is_called_by_a_sidecar(Library::SpiffeRustls).await;
+}
+
+/// By either HTTP version, as bytes, and not where it expects somebody else; it says so as `refusal`.
+async fn program_calls_a_sidecar(library: Library, refusal: &str) {
     let Some(peers) = RealPeers::find("r15") else { return };
     let spire = Spire::start(&peers, TRUST_DOMAIN).await;
     spire.create(&entry(&spire, "server", SERVER, LONG)).await;
-    spire.create(&Entry::new(GO, &peers.program("gospiffe-client"))).await;
+    spire.create(&Entry::new(PROGRAM, &peers.program(library.client()))).await;
     let app = App::start(Protocol::Http1).await;
     let echo = TcpApp::echo().await;
-    let policy =
-        format!("allow go/program to * /** on {}\nallow go/program to tcp on {}\n", app.port(), echo.port());
+    let policy = format!(
+        "allow other/program to * /** on {}\nallow other/program to tcp on {}\n",
+        app.port(),
+        echo.port()
+    );
     let server = sidecar(&spire, "server", SERVER)
         .inbound(app.addr())
         .inbound(echo.addr())
@@ -45,7 +68,7 @@ async fn r15_go_spiffe_calls_a_sidecar_with_and_without_alpn() {
         .await;
     let (http, tcp) = (server.inbound(0).await, server.inbound(1).await);
     let call = async |mode, alpn, addr, expect| {
-        gospiffe::call(&peers, &spire.endpoint(), GoMode { mode, alpn }, addr, expect).await
+        workload::call(&peers, library, &spire.endpoint(), Mode { mode, alpn }, addr, expect).await
     };
 
     for (alpn, version) in
@@ -55,34 +78,39 @@ async fn r15_go_spiffe_calls_a_sidecar_with_and_without_alpn() {
         assert!(report.contains("STATUS 200") && report.contains(version), "ALPN {alpn:?}: {report}");
     }
     for seen in app.seen() {
-        assert!(seen.header("x-forwarded-client-cert").join("").contains(&format!("URI={GO}")), "{seen:?}");
+        assert!(
+            seen.header("x-forwarded-client-cert").join("").contains(&format!("URI={PROGRAM}")),
+            "{seen:?}"
+        );
     }
     for alpn in ["mantlet-tcp", ""] {
         let report = call("tcp", alpn, tcp, SERVER).await.unwrap();
         assert!(report.contains("BODY") && report.contains("hello"), "ALPN {alpn:?}: {report}");
     }
     let wrong = call("http", "", http, OTHER).await.unwrap_err();
-    assert!(wrong.contains("unexpected ID"), "{wrong}");
+    assert!(wrong.contains(refusal), "{wrong}");
 }
 
-#[tokio::test]
-async fn r15_go_spiffe_is_called_by_a_sidecar_with_and_without_alpn() {
+async fn program_is_called_by_a_sidecar(library: Library) {
     let Some(peers) = RealPeers::find("r15") else { return };
     let spire = Spire::start(&peers, TRUST_DOMAIN).await;
     spire.create(&entry(&spire, "client", CLIENT, LONG)).await;
-    spire.create(&Entry::new(GO, &peers.program("gospiffe-server"))).await;
+    spire.create(&Entry::new(PROGRAM, &peers.program(library.server()))).await;
     let endpoint = spire.endpoint();
-    let serve = async |mode, alpn| gospiffe::serve(&peers, &endpoint, GoMode { mode, alpn }, CLIENT).await;
+    let serve =
+        async |mode, alpn| workload::serve(&peers, library, &endpoint, Mode { mode, alpn }, CLIENT).await;
 
     for alpn in ["h2,http/1.1", "http/1.1", ""] {
-        let go = serve("http", alpn).await;
-        let client = sidecar(&spire, "client", CLIENT).outbound(go.addr(), "go/program").start().await;
+        let program = serve("http", alpn).await;
+        let client =
+            sidecar(&spire, "client", CLIENT).outbound(program.addr(), "other/program").start().await;
         let text = try_call(client.outbound(0).await).await.unwrap().text();
         assert!(text.contains(&format!("peer={CLIENT}")), "ALPN {alpn:?}: {text}");
     }
     for alpn in ["mantlet-tcp", ""] {
-        let go = serve("tcp", alpn).await;
-        let client = sidecar(&spire, "client", CLIENT).outbound(go.addr(), "go/program as tcp").start().await;
+        let program = serve("tcp", alpn).await;
+        let client =
+            sidecar(&spire, "client", CLIENT).outbound(program.addr(), "other/program as tcp").start().await;
         let mut io = connect(client.outbound(0).await).await;
         io.write_all(b"over\n").await.unwrap();
         let expected = format!("peer={CLIENT} alpn={alpn:?} line=over\n");
@@ -90,8 +118,9 @@ async fn r15_go_spiffe_is_called_by_a_sidecar_with_and_without_alpn() {
         assert_eq!(String::from_utf8(answer).unwrap(), expected);
     }
     // Somebody else answers at the address.
-    let go = serve("http", "h2").await;
-    let client = sidecar(&spire, "client", CLIENT).outbound(go.addr(), "some/other as http").start().await;
+    let program = serve("http", "h2").await;
+    let client =
+        sidecar(&spire, "client", CLIENT).outbound(program.addr(), "some/other as http").start().await;
     assert_eq!(try_call(client.outbound(0).await).await.unwrap().status, 502);
 }
 

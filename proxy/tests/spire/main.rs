@@ -9,6 +9,7 @@
 mod chains;
 mod envoy;
 mod federation;
+mod ghostunnel;
 mod interop;
 mod life;
 mod mesh;
