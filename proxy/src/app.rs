@@ -3,14 +3,12 @@
 mod intercept;
 mod observe;
 mod self_check;
+mod stop;
 
 use std::{
     io,
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::AtomicBool},
     thread::JoinHandle,
     time::{Duration, SystemTime},
 };
@@ -21,11 +19,9 @@ use thiserror::Error;
 use tokio::{
     net::TcpListener,
     runtime,
-    signal::unix::{SignalKind, signal},
     sync::{Notify, Semaphore},
-    time,
 };
-use tracing::{error, info};
+use tracing::error;
 
 use crate::{
     addr::OrigDst,
@@ -33,10 +29,10 @@ use crate::{
     authz::Authorizer,
     config::{AccessLog, Config, InboundListener, OutboundListener, UpstreamAddr, UpstreamProtocol},
     directory::{Destination, Directory, Endpoint, EndpointProtocol},
-    drain::{Drain, Phase},
-    http::Timeouts,
+    drain::Drain,
+    http::{Timeouts, client::IDLE_AT_STOP},
     listener::{self, Origin},
-    log::{self, Log, Value},
+    log::{self, Log},
     metrics::Metrics,
     policy_watch::PolicyWatch,
     pool::Dialer,
@@ -45,13 +41,10 @@ use crate::{
     worker::{Route, Worker},
 };
 
-/// How long a stop is announced while new connections are still served, so that peers with
-/// connections here learn of it before the listening socket is gone.
-const ANNOUNCEMENT: Duration = Duration::from_secs(1);
 /// The last log lines have this long to be taken by whoever reads them.
 const LOG_FLUSH: Duration = Duration::from_secs(2);
-/// Workers that were forced have this long to drop what they hold.
-const FORCED_LIMIT: Duration = Duration::from_secs(2);
+
+use self::stop::Stop;
 
 /// Why the sidecar could not start.
 #[derive(Debug, Error)]
@@ -172,6 +165,7 @@ impl App {
         }
 
         let permits = Arc::new(Semaphore::new(config.max_connections));
+        let sockets = listeners.iter().map(Vec::len).sum();
         let dialer = Dialer::new(
             identity.clone(),
             Arc::clone(&metrics),
@@ -189,7 +183,11 @@ impl App {
                 permits: Arc::clone(&permits),
                 handshake_timeout: config.handshake_timeout,
                 max_stale_identity: config.max_stale_identity,
-                timeouts: Timeouts { head: config.header_timeout, idle: config.idle_timeout },
+                timeouts: Timeouts {
+                    head: config.header_timeout,
+                    idle: config.idle_timeout,
+                    idle_at_stop: IDLE_AT_STOP,
+                },
                 identity_changes: identity.subscribe(),
                 policy_changes: policy.subscribe(),
                 drain: token.clone(),
@@ -217,50 +215,13 @@ impl App {
         }
 
         tokio::spawn(announce_ready(readiness.clone(), log.clone()));
-        let why = told_to_stop(&stop).await.map_err(system("the signal handlers"))?;
-        let unready = readiness.blocker("drain");
-        unready.set(format!("stopping ({why})"), "nothing: it ends by itself");
-        draining.store(true, Ordering::Relaxed);
-        log.event("draining", &[("reason", Value::from(why))]);
-        stop_serving(&drain, &permits, &config).await;
+        let stop = Stop { drain, asked: stop, draining, readiness, log, config: &config, permits, sockets };
+        stop.run().await.map_err(system("the signal handlers"))?;
         for thread in threads {
             join(thread);
         }
         Ok(())
     }
-}
-
-/// Announce, stop accepting, let what is in flight finish, force what is left.
-async fn stop_serving(drain: &Drain, permits: &Semaphore, config: &Config) {
-    let orderly = async {
-        drain.advance(Phase::Announcing);
-        if permits.available_permits() < config.max_connections {
-            time::sleep(ANNOUNCEMENT).await;
-        }
-        drain.advance(Phase::Stopping);
-        drain.finished().await;
-    };
-    let second_signal = async {
-        // The handlers exist since the start; an error means that only the deadline is left.
-        let _ = told_to_stop(&Notify::new()).await;
-    };
-    tokio::select! {
-        () = orderly => return,
-        () = time::sleep(config.drain_deadline) => info!(event = "drain_deadline"),
-        () = second_signal => info!(event = "drain_forced"),
-    }
-    drain.advance(Phase::Forced);
-    let _ = time::timeout(FORCED_LIMIT, drain.finished()).await;
-}
-
-async fn told_to_stop(stop: &Notify) -> io::Result<&'static str> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-        () = stop.notified() => "drain",
-    })
 }
 
 fn join(thread: JoinHandle<io::Result<()>>) {

@@ -12,7 +12,10 @@ use tokio::sync::watch;
 pub enum Phase {
     /// Business as usual.
     Serving,
-    /// Tell peers to go elsewhere (GOAWAY, `connection: close`) while serving all that comes.
+    /// A stop will come (`drain`). Peers that are connected now are told to go elsewhere (GOAWAY,
+    /// `connection: close`); all that comes is served, new connections as ever.
+    Draining,
+    /// The stop has come (SIGTERM): every peer is told, and all that comes is served.
     Announcing,
     /// Accept nothing new; what is in flight finishes.
     Stopping,
@@ -29,6 +32,8 @@ pub struct Drain {
 #[derive(Clone)]
 pub struct DrainToken {
     phase: watch::Receiver<Phase>,
+    /// When the peer of this piece of work is told to go elsewhere.
+    tell_at: Phase,
 }
 
 // === impl Drain ===
@@ -38,7 +43,7 @@ impl Drain {
     #[must_use]
     pub fn new() -> (Self, DrainToken) {
         let (phase, token) = watch::channel(Phase::Serving);
-        (Self { phase }, DrainToken { phase: token })
+        (Self { phase }, DrainToken { phase: token, tell_at: Phase::Announcing })
     }
 
     /// Goes forward to `phase`; going back is ignored.
@@ -59,10 +64,29 @@ impl Drain {
 // === impl DrainToken ===
 
 impl DrainToken {
+    /// A token for a connection that a peer has just opened. Who connects while the sidecar drains has
+    /// nowhere better to go, and is told only when the stop comes.
+    #[must_use]
+    pub fn of_peer(&self) -> Self {
+        let tell_at = if self.phase() == Phase::Serving { Phase::Draining } else { Phase::Announcing };
+        Self { phase: self.phase.clone(), tell_at }
+    }
+
     /// The phase right now; one relaxed read of a shared lock, no wait.
     #[must_use]
     pub fn phase(&self) -> Phase {
         *self.phase.borrow()
+    }
+
+    /// Whether the other side has to be told to go elsewhere.
+    #[must_use]
+    pub fn must_tell(&self) -> bool {
+        self.phase() >= self.tell_at
+    }
+
+    /// Resolves once the other side has to be told to go elsewhere.
+    pub async fn telling(&mut self) {
+        self.reached(self.tell_at).await;
     }
 
     /// Resolves once the stop has come to `phase` or further. If the [`Drain`] itself is gone the
@@ -87,6 +111,18 @@ mod tests {
         let done = tokio::spawn(async move { drain.finished().await });
         drop(worker);
         done.await.unwrap();
+    }
+
+    #[test]
+    fn whoever_connects_while_the_sidecar_drains_is_not_sent_away_before_the_stop() {
+        let (drain, token) = Drain::new();
+        let (before, application) = (token.of_peer(), token.clone());
+        drain.advance(Phase::Draining);
+        let during = token.of_peer();
+        assert!(before.must_tell());
+        assert!(!during.must_tell() && !application.must_tell());
+        drain.advance(Phase::Announcing);
+        assert!(during.must_tell() && application.must_tell());
     }
 
     #[test]

@@ -81,6 +81,13 @@ impl Listener {
         Ok(Self { tcp: TcpListener::from_std(socket)?, origin, permits })
     }
 
+    /// Closes the socket, and hands out the connections that were waiting in its queue by then.
+    pub fn close(self) -> impl Iterator<Item = Accepted> {
+        let Self { tcp, origin, permits } = self;
+        let socket = tcp.into_std().ok();
+        std::iter::from_fn(move || next_waiting(socket.as_ref()?, &origin, &permits))
+    }
+
     /// The next connection.
     ///
     /// The permit is reserved before the connection is accepted: at the limit new connections wait
@@ -113,6 +120,30 @@ impl Listener {
     }
 }
 
+/// What the kernel has accepted for a socket that is about to be closed, one after the other: closing
+/// resets what is left in its queue. `None` once the queue is empty, or the limit is reached.
+fn next_waiting(
+    socket: &std::net::TcpListener,
+    origin: &Origin,
+    permits: &Arc<Semaphore>,
+) -> Option<Accepted> {
+    loop {
+        let permit = Arc::clone(permits).try_acquire_owned().ok()?;
+        let accepted = socket.accept().and_then(|(tcp, client)| {
+            tcp.set_nonblocking(true)?;
+            prepare(TcpStream::from_std(tcp)?, client)
+        });
+        match accepted {
+            Ok((tcp, client, local)) => {
+                let orig_dst = origin.of(&tcp, local);
+                return Some(Accepted { tcp, client: ClientAddr(client), orig_dst, permit });
+            }
+            Err(error) if is_the_clients(&error) => {}
+            Err(_) => return None,
+        }
+    }
+}
+
 fn prepare(tcp: TcpStream, client: SocketAddr) -> io::Result<(TcpStream, SocketAddr, SocketAddr)> {
     tcp.set_nodelay(true)?;
     let local = tcp.local_addr()?;
@@ -140,6 +171,21 @@ mod tests {
         assert!(std::future::poll_fn(|cx| std::task::Poll::Ready(next.as_mut().poll(cx).is_pending())).await);
         drop(held);
         next.await;
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_closes_resets_nobody_who_has_connected() {
+        let socket = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let addr = socket.local_addr().unwrap();
+        let listener = Listener::new(socket, Origin::Local, Arc::new(Semaphore::new(10))).unwrap();
+        let clients = [TcpStream::connect(addr).await.unwrap(), TcpStream::connect(addr).await.unwrap()];
+        let accepted: Vec<Accepted> = listener.close().collect();
+        assert_eq!(accepted.len(), 2);
+        for client in clients {
+            let local = client.local_addr().unwrap();
+            assert!(accepted.iter().any(|accepted| accepted.client.0 == local));
+        }
+        assert!(TcpStream::connect(addr).await.is_err());
     }
 
     #[test]

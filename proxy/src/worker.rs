@@ -117,7 +117,9 @@ impl Worker {
                         timeouts,
                         withdrawn,
                     });
-                    let serve = move |accepted, token| inbound::serve(Arc::clone(&inbound), accepted, token);
+                    let serve = move |accepted, token: DrainToken| {
+                        inbound::serve(Arc::clone(&inbound), accepted, token.of_peer())
+                    };
                     tokio::spawn(accept(listener, drain.clone(), alive.clone(), serve));
                 }
                 Route::Outbound(_, directory) => {
@@ -129,7 +131,7 @@ impl Worker {
                         metrics,
                         vouchers,
                         max_stale_identity,
-                        timeouts,
+                        timeouts: Timeouts { idle_at_stop: Duration::ZERO, ..timeouts },
                         withdrawn,
                     });
                     let serve =
@@ -161,19 +163,21 @@ async fn accept<F>(
     F: Future<Output = ()> + Send + 'static,
 {
     let mut stopping = drain.clone();
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            accepted = listener.accept() => accepted,
-            () = stopping.reached(Phase::Stopping) => return,
-        };
-        let connection = serve(accepted, drain.clone());
-        let alive = alive.clone();
+    let begin = |accepted| {
+        let (connection, alive) = (serve(accepted, drain.clone()), alive.clone());
         tokio::spawn(async move {
             connection.await;
             drop(alive);
         });
+    };
+    loop {
+        tokio::select! {
+            biased;
+            accepted = listener.accept() => begin(accepted),
+            () = stopping.reached(Phase::Stopping) => break,
+        }
     }
+    listener.close().for_each(begin);
 }
 
 /// Ends what a policy change, or the end of a grant, no longer allows.

@@ -1,13 +1,10 @@
 //! What an operator meets at a running sidecar: health, dumps, the policy file, the audit log, the drain.
 
-use std::{path::Path, process::Stdio};
-
 use mantlet_testkit::{
     apps::{App, Protocol},
     client::{HttpClient, Request, Response, TlsClient},
     pki::Authority,
     sidecar::{Sidecar, SidecarBuilder},
-    temp::TempDir,
     wait::eventually,
     workload_api::{Answer, WorkloadApi},
 };
@@ -169,25 +166,4 @@ async fn the_dumps_show_certificates_and_configuration_and_no_secret() {
     assert!(!certs.to_string().contains("PRIVATE"));
     let config = dump(&sidecar, "/v1/config").await;
     assert!(config.to_string().contains("drain-deadline"), "{config}");
-}
-
-#[tokio::test]
-async fn a_drain_by_the_socket_ends_the_sidecar_in_order() {
-    let shop = Shop::new().await;
-    let dir = TempDir::new();
-    let socket = dir.path().join("admin.sock");
-    let mut sidecar =
-        shop.sidecar().policy(POLICY).arg("--admin-socket", socket.to_str().unwrap()).start().await;
-    let drained = drain(&socket).await;
-    assert!(drained.status.success(), "{drained:?}");
-    sidecar.event("draining", |event| event["reason"] == "drain").await;
-    assert!(sidecar.exited().await.success());
-    sidecar.event("stopped", |_| true).await;
-    assert!(!socket.exists());
-}
-
-async fn drain(socket: &Path) -> std::process::Output {
-    let mut command = tokio::process::Command::new(BINARY);
-    command.env_clear().args(["drain", "--admin-socket"]).arg(socket).stdin(Stdio::null());
-    command.output().await.unwrap()
 }

@@ -53,6 +53,8 @@ pub enum Id {
     Workers,
     /// Connections per process.
     MaxConnections,
+    /// How long a stop goes unannounced.
+    StopDelay,
     /// How long a drain may take.
     DrainDeadline,
     /// TCP connect to an app or peer.
@@ -328,6 +330,20 @@ pub static KEYS: &[Key] = &[
             "MANTLET_IDLE_TIMEOUT",
             "DURATION",
             Kind::Duration(secs(1), secs(DAY)),
+        )
+    },
+    Key {
+        default: Some("0s"),
+        meaning: "How long the sidecar goes on as before after SIGTERM, unready, before it tells its peers and stops \
+                  accepting; counted from `drain` where that came first. For load balancers that take their \
+                  time to notice.",
+        ..key(
+            Id::StopDelay,
+            LIMITS,
+            "stop-delay",
+            "MANTLET_STOP_DELAY",
+            "DURATION",
+            Kind::Duration(secs(0), secs(HOUR)),
         )
     },
     Key {

@@ -81,6 +81,8 @@ pub struct Config {
     pub header_timeout: Duration,
     /// Between requests.
     pub idle_timeout: Duration,
+    /// From the order to stop to its announcement.
+    pub stop_delay: Duration,
     /// Orderly stop.
     pub drain_deadline: Duration,
     /// Worker threads; `None` takes the cgroup's CPU limit.

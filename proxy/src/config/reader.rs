@@ -76,6 +76,7 @@ impl Reader<'_> {
         let handshake_timeout = self.duration(Id::HandshakeTimeout);
         let header_timeout = self.duration(Id::HeaderTimeout);
         let idle_timeout = self.duration(Id::IdleTimeout);
+        let stop_delay = self.duration(Id::StopDelay);
         let drain_deadline = self.duration(Id::DrainDeadline);
         let workers = self.optional_count(Id::Workers);
         let log = self.required(Id::Log, log_level);
@@ -103,6 +104,7 @@ impl Reader<'_> {
             handshake_timeout: handshake_timeout?,
             header_timeout: header_timeout?,
             idle_timeout: idle_timeout?,
+            stop_delay: stop_delay?,
             drain_deadline: drain_deadline?,
             workers: workers?.and_then(NonZeroUsize::new),
             log: log?,

@@ -9,7 +9,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -33,6 +33,8 @@ pub struct Timeouts {
     pub head: Duration,
     /// From the end of an exchange to the next byte.
     pub idle: Duration,
+    /// The same once the sidecar stops: as long as a peer may still send a request on it.
+    pub idle_at_stop: Duration,
 }
 
 /// The byte stream under an HTTP server.
@@ -49,7 +51,13 @@ enum Guard {
 /// Where an HTTP/1 connection is; shared with whoever answers. The lowest two bits are the stage, the
 /// others number the requests, so that one request's head is not taken for another's.
 #[derive(Clone, Default)]
-pub(super) struct Stage(Arc<AtomicU32>);
+pub(super) struct Stage(Arc<StageState>);
+
+#[derive(Default)]
+struct StageState {
+    now: AtomicU32,
+    stopping: AtomicBool,
+}
 
 /// Between requests.
 const IDLE: u32 = 0;
@@ -153,25 +161,35 @@ impl Stage {
     /// A complete head has arrived.
     pub(super) fn answer(&self) -> Exchange {
         let request = (self.now() / STAGES).wrapping_add(1);
-        self.0.store(request.wrapping_mul(STAGES) | BUSY, Ordering::Relaxed);
+        self.0.now.store(request.wrapping_mul(STAGES) | BUSY, Ordering::Relaxed);
         Exchange(self.clone())
     }
 
     /// The connection has been switched to another protocol: nothing here is for it.
     pub(super) fn switch(&self) {
-        self.0.store(SWITCHED, Ordering::Relaxed);
+        self.0.now.store(SWITCHED, Ordering::Relaxed);
+    }
+
+    /// The sidecar stops: the connection ends once it has been idle for [`Timeouts::idle_at_stop`].
+    /// Whoever says so polls the connection afterwards.
+    pub(super) fn stop(&self) {
+        self.0.stopping.store(true, Ordering::Relaxed);
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.0.stopping.load(Ordering::Relaxed)
     }
 
     /// Goes on to `to`, if the stage is `from`. All of a connection's stages change on one thread.
     fn advance(&self, from: u32, to: u32) {
         let now = self.now();
         if now % STAGES == from {
-            self.0.store(now - from + to, Ordering::Relaxed);
+            self.0.now.store(now - from + to, Ordering::Relaxed);
         }
     }
 
     fn now(&self) -> u32 {
-        self.0.load(Ordering::Relaxed)
+        self.0.now.load(Ordering::Relaxed)
     }
 }
 
@@ -186,14 +204,17 @@ impl Drop for Exchange {
 // === impl HeadTimer ===
 
 impl HeadTimer {
-    /// Nothing to read: errs when that has lasted too long for the present stage. One timer is armed
-    /// and looked at again when it fires; a request in time costs no timer operation.
+    /// Nothing to read: errs when that has lasted too long for the present stage, and is the end of the
+    /// stream when the sidecar stops. One timer is armed and looked at again when it fires; a request
+    /// in time costs no timer operation.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let stage = self.stage.now();
         if self.since.0 != stage {
             self.since = (stage, Instant::now());
         }
+        let stopping = self.stage.is_stopping() && stage % STAGES == IDLE;
         let limit = match stage % STAGES {
+            IDLE if stopping => self.timeouts.idle_at_stop.min(self.timeouts.idle),
             IDLE => self.timeouts.idle,
             HEAD => self.timeouts.head,
             // What limits an exchange is limited where the exchange is.
@@ -206,7 +227,7 @@ impl HeadTimer {
         }
         while timer.as_mut().poll(cx).is_ready() {
             if Instant::now() >= deadline {
-                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                return Poll::Ready(if stopping { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) });
             }
             timer.as_mut().reset(deadline);
         }
@@ -283,7 +304,11 @@ mod tests {
 
     use super::*;
 
-    const TIMEOUTS: Timeouts = Timeouts { head: Duration::from_secs(10), idle: Duration::from_secs(300) };
+    const TIMEOUTS: Timeouts = Timeouts {
+        head: Duration::from_secs(10),
+        idle: Duration::from_secs(300),
+        idle_at_stop: Duration::from_secs(11),
+    };
 
     fn frames(kind: u8, payload: usize, count: usize) -> Vec<u8> {
         let length = payload as u32;
@@ -355,5 +380,21 @@ mod tests {
         let begun = Instant::now();
         assert_eq!(guarded.read_exact(&mut sink).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
         assert_eq!(begun.elapsed().as_secs(), 300);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn at_a_stop_an_idle_connection_ends_in_order_when_no_request_can_come_any_more() {
+        let (_client, io) = duplex(64);
+        let stage = Stage::default();
+        let mut guarded = Guarded::http1(Box::new(io), TIMEOUTS, stage.clone());
+        let exchange = stage.answer();
+        stage.stop();
+        let mut sink = [0; 1];
+        let busy = tokio::time::timeout(Duration::from_secs(100), guarded.read(&mut sink)).await;
+        assert!(busy.is_err(), "an exchange goes on");
+        drop(exchange);
+        let begun = Instant::now();
+        assert_eq!(guarded.read(&mut sink).await.unwrap(), 0);
+        assert_eq!(begun.elapsed().as_secs(), 11);
     }
 }

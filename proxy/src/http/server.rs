@@ -65,7 +65,7 @@ where
     match version {
         HttpVersion::H1 => {
             let (stage, announced) = (Stage::default(), drain.clone());
-            let io = Guarded::http1(io, timeouts, stage.clone());
+            let (io, guarded) = (Guarded::http1(io, timeouts, stage.clone()), stage.clone());
             let service = service_fn(move |request| {
                 let (exchange, answer) = (stage.answer(), service(request));
                 let (stage, announced) = (stage.clone(), announced.clone());
@@ -73,13 +73,13 @@ where
                     let mut response = answer.await;
                     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                         stage.switch();
-                    } else if announced.phase() >= Phase::Announcing {
+                    } else if announced.must_tell() {
                         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                     }
                     Ok::<_, Infallible>(response.map(|body| body.with_exchange(exchange)))
                 }
             });
-            serve_h1(io, service, drain, leave).await
+            serve_h1(io, service, guarded, drain, leave).await
         }
         HttpVersion::H2 => {
             let service = service_fn(move |request| {
@@ -95,6 +95,7 @@ where
 async fn serve_h1<S>(
     io: Guarded,
     service: S,
+    stage: Stage,
     mut drain: DrainToken,
     leave: impl Future<Output = ()>,
 ) -> hyper::Result<()>
@@ -114,10 +115,11 @@ where
     let mut connection = pin!(connection);
     tokio::select! {
         done = connection.as_mut() => return done,
-        () = drain.reached(Phase::Stopping) => {}
-        () = leave => {}
+        // A request may be on its way already, and closing now would lose it: the peer has been told
+        // with the last response, or is with the next.
+        () = drain.reached(Phase::Stopping) => stage.stop(),
+        () = leave => connection.as_mut().graceful_shutdown(),
     }
-    connection.as_mut().graceful_shutdown();
     finish(connection, drain).await
 }
 
@@ -145,7 +147,7 @@ where
     tokio::select! {
         done = connection.as_mut() => return done,
         // GOAWAY is the announcement: the peer opens its next stream elsewhere.
-        () = drain.reached(Phase::Announcing) => {}
+        () = drain.telling() => {}
         () = leave => {}
     }
     connection.as_mut().graceful_shutdown();

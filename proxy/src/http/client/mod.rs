@@ -37,7 +37,10 @@ use crate::{
 const APP_IDLE: Duration = Duration::from_secs(3);
 /// Shorter than a sidecar keeps its side open, so that the side that opened the connection is the
 /// one that closes it and no request crosses a close.
-const MESH_IDLE: Duration = Duration::from_secs(60);
+const MESH_IDLE: Duration = Duration::from_secs(10);
+/// How long a sidecar that stops keeps an idle HTTP/1 connection of a peer: after that no sidecar sends a
+/// request on it any more, and until then one may be on its way.
+pub const IDLE_AT_STOP: Duration = Duration::from_secs(11);
 
 /// The upstream connections of one worker.
 pub struct Pool {
