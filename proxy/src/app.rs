@@ -28,7 +28,7 @@ use crate::{
     admin,
     authz::Authorizer,
     config::{AccessLog, Config, InboundListener, OutboundListener, UpstreamAddr, UpstreamProtocol},
-    directory::{Destination, Directory, Endpoint, EndpointProtocol},
+    directory::{Destination, Directory, Endpoint, EndpointProtocol, Endpoints},
     drain::Drain,
     http::{Timeouts, client::IDLE_AT_STOP},
     listener::{self, Origin},
@@ -132,7 +132,7 @@ impl App {
         for listener in &config.outbound {
             let route = Route::Outbound(Origin::Local, directory(listener)?);
             let addr = bind_all(listener.listen, "outbound", &route, &mut listeners)?;
-            listening(&log, "outbound", addr, Some(listener.upstream.to_string()));
+            listening(&log, "outbound", addr, Some(listener.shown()));
         }
         if let Some(intercept) = &config.intercept {
             intercept::bind(&config, intercept, &log, &mut listeners)?;
@@ -285,17 +285,21 @@ fn listening(log: &Log, role: &'static str, addr: SocketAddr, upstream: Option<S
 }
 
 fn directory(listener: &OutboundListener) -> Result<Directory, StartError> {
-    let addr = match &listener.upstream {
-        UpstreamAddr::Ip(addr) => *addr,
-        name @ UpstreamAddr::Name { .. } => return Err(StartError::Name(name.to_string())),
-    };
     let protocol = match listener.protocol {
         Some(UpstreamProtocol::Http) => EndpointProtocol::Http,
         Some(UpstreamProtocol::Opaque) => EndpointProtocol::Opaque,
         None => EndpointProtocol::AskPeer,
     };
     let expected = ExpectedPeer::one_of(listener.expected.iter().cloned());
-    Ok(Directory::Explicit(Destination::Mesh([Endpoint { addr, expected, protocol }].into())))
+    let endpoint = |upstream: &UpstreamAddr| match upstream {
+        UpstreamAddr::Ip(addr) => {
+            let health = Arc::default();
+            Ok(Endpoint { addr: *addr, expected: expected.clone(), protocol, health })
+        }
+        name @ UpstreamAddr::Name { .. } => Err(StartError::Name(name.to_string())),
+    };
+    let endpoints = listener.upstreams.iter().map(endpoint).collect::<Result<_, _>>()?;
+    Ok(Directory::Explicit(Destination::Mesh(Endpoints::new(endpoints))))
 }
 
 fn identity_config(config: &Config) -> Result<SourceConfig, StartError> {

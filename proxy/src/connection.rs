@@ -98,7 +98,7 @@ impl ConnectionError {
             Self::Misdirected(_) => CloseReason::NotRedirected,
             Self::NoIdentity => CloseReason::Withdrawn,
             Self::Tls(TlsError::Timeout(_)) => CloseReason::Timeout,
-            Self::Tls(TlsError::Handshake { .. }) => CloseReason::Tls,
+            Self::Tls(TlsError::Handshake { .. } | TlsError::Silent(_)) => CloseReason::Tls,
             Self::Denied(_) | Self::DestinationRefused => CloseReason::Denied,
             Self::Dial(error) | Self::Send(SendError::Dial(error)) => dial_reason(error),
             Self::Send(SendError::NotHttp(_)) => CloseReason::Protocol,
@@ -158,7 +158,7 @@ fn dial_reason(error: &DialError) -> CloseReason {
             CloseReason::Timeout
         }
         DialError::Connect { .. } | DialError::NoEndpoint => CloseReason::Connect,
-        DialError::Tls { source: TlsError::Handshake { .. }, .. } => CloseReason::Tls,
+        DialError::Tls { source: TlsError::Handshake { .. } | TlsError::Silent(_), .. } => CloseReason::Tls,
     }
 }
 

@@ -1,6 +1,7 @@
 //! One connection from the own application to a peer.
 
 use std::{
+    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -8,7 +9,7 @@ use std::{
 use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use mantlet_id::SpiffeId;
-use mantlet_identity::{ExpectedPeer, PeerIdentity};
+use mantlet_identity::PeerIdentity;
 use tokio::{net::TcpStream, sync::watch};
 use tracing::debug;
 
@@ -16,12 +17,12 @@ use crate::{
     authz::{Authorizer, Permit},
     connection::{self, ConnectionError},
     detect,
-    directory::{Destination, Directory, Endpoint, EndpointProtocol},
+    directory::{Destination, Directory, EndpointProtocol, Endpoints, balance::Load, common_id},
     drain::DrainToken,
     forward,
     http::{
         Body, Timeouts,
-        client::{Host, Key, Pool, Upstream},
+        client::{Balanced, Pool, Sent},
         headers,
         server::{self, ServeError},
         upgrade::{self, Switch, Switched},
@@ -31,7 +32,7 @@ use crate::{
     listener::Accepted,
     log::AccessLine,
     metrics::{CloseReason, ConnectionGuard, Direction, Metrics, RequestMetrics, Text, Transport},
-    pool::Dialer,
+    pool::{Dialer, Reached},
     revoke::revocable,
     tls::{ALPN_H2, ALPN_HTTP1, ALPN_TCP, Alpn, MeshStream},
     vouch::Vouchers,
@@ -62,11 +63,21 @@ pub struct Outbound {
 /// An outbound connection that carries HTTP.
 struct HttpConnection {
     outbound: Arc<Outbound>,
-    endpoints: Arc<[Endpoint]>,
+    endpoints: Endpoints,
+    upstream: Balanced,
     requests: Arc<RequestMetrics>,
-    /// The upstream under the credentials it was looked up with.
-    host: Mutex<Option<(u64, Arc<Host>)>>,
     switch: Switch,
+    /// The weight of a connection that was switched to WebSocket.
+    switched: Mutex<Option<Load>>,
+}
+
+/// A response on its way to the application.
+struct Forwarded {
+    response: Response<Body>,
+    /// Nothing once the connection was switched to WebSocket, and the permit with it.
+    permit: Option<Permit>,
+    /// Who answered.
+    addr: SocketAddr,
 }
 
 /// Carries one connection from accept to close, and counts it once.
@@ -110,25 +121,26 @@ async fn connection(
         }
         Destination::Refuse => return Err(ConnectionError::DestinationRefused),
     };
-    let label = peer_label(outbound, endpoints);
+    let now = endpoints.current();
+    let label = common_id(&now).map_or_else(Text::none, |id| outbound.metrics.peer_label(id.as_str()));
 
-    match endpoints.first().map(|endpoint| endpoint.protocol) {
+    match now.first().map(|endpoint| endpoint.protocol) {
         // phase: outbound 3 "opaque bytes: dial, verify the peer, relay" | fails: not reachable, not the expected peer, reset | close: connect, timeout, tls, reset | metric: mantlet_tls_handshakes_total
         Some(EndpointProtocol::Opaque) => {
-            let stream = outbound.dialer.mesh(endpoints, &[ALPN_TCP]).await?;
+            let reached = outbound.dialer.mesh(&now, &[ALPN_TCP]).await?;
             guard.opened(Transport::Opaque, label);
-            relay(outbound, permit, tcp, stream).await
+            relay(outbound, permit, tcp, reached).await
         }
         // phase: outbound 4 "protocol unknown: dial first, offer everything, believe the peer" | fails: as for HTTP and for bytes | close: connect, timeout, tls | metric: mantlet_upstream_connects_total
         Some(EndpointProtocol::AskPeer) => {
             let http_connection = HttpConnection::new(outbound, endpoints, label.clone());
-            if !http_connection.host()?.is_known_http() {
-                let stream = outbound.dialer.mesh(endpoints, &[ALPN_H2, ALPN_HTTP1, ALPN_TCP]).await?;
-                if matches!(stream.alpn, Alpn::Tcp | Alpn::None) {
+            if !http_connection.upstream.is_live()? {
+                let reached = outbound.dialer.mesh(&now, &[ALPN_H2, ALPN_HTTP1, ALPN_TCP]).await?;
+                if matches!(reached.stream.alpn, Alpn::Tcp | Alpn::None) {
                     guard.opened(Transport::Opaque, label);
-                    return relay(outbound, permit, tcp, stream).await;
+                    return relay(outbound, permit, tcp, reached).await;
                 }
-                http_connection.host()?.adopt(stream).await.map_err(ConnectionError::Send)?;
+                http_connection.upstream.adopt(reached).await.map_err(ConnectionError::Send)?;
             }
             guard.opened(Transport::Mtls, label);
             http(http_connection, tcp, drain).await
@@ -146,9 +158,9 @@ async fn relay(
     outbound: &Arc<Outbound>,
     permit: Permit,
     app: TcpStream,
-    stream: MeshStream,
+    reached: Reached,
 ) -> Result<CloseReason, ConnectionError> {
-    let MeshStream { io, peer, .. } = stream;
+    let Reached { stream: MeshStream { io, peer, .. }, load: _load, .. } = reached;
     let lifetime = outbound.lifetime(&peer);
     let _voucher = outbound.vouchers.enter(peer);
     tokio::select! {
@@ -194,16 +206,6 @@ async fn http(
     }
 }
 
-/// The expected peer, where there is exactly one. What the metric says is who was demanded, and the
-/// handshake makes it who was met.
-fn peer_label(outbound: &Outbound, endpoints: &[Endpoint]) -> Text {
-    let [Endpoint { expected: ExpectedPeer::OneOf(ids), .. }] = endpoints else { return Text::none() };
-    match ids.iter().next() {
-        Some(id) if ids.len() == 1 => outbound.metrics.peer_label(id.as_str()),
-        _ => Text::none(),
-    }
-}
-
 // === impl Outbound ===
 
 impl Outbound {
@@ -215,13 +217,15 @@ impl Outbound {
 // === impl HttpConnection ===
 
 impl HttpConnection {
-    fn new(outbound: &Arc<Outbound>, endpoints: &Arc<[Endpoint]>, label: Text) -> Arc<Self> {
+    fn new(outbound: &Arc<Outbound>, endpoints: &Endpoints, label: Text) -> Arc<Self> {
+        let pool = Arc::clone(&outbound.pool);
         Arc::new(Self {
             outbound: Arc::clone(outbound),
-            endpoints: Arc::clone(endpoints),
+            endpoints: endpoints.clone(),
+            upstream: Balanced::new(pool, outbound.dialer.clone(), endpoints.clone()),
             requests: RequestMetrics::new(Arc::clone(&outbound.metrics), Direction::Outbound, label),
-            host: Mutex::default(),
             switch: Switch::default(),
+            switched: Mutex::default(),
         })
     }
 
@@ -231,9 +235,10 @@ impl HttpConnection {
         let mut guard = self.requests.begin(request.method());
         let mut line = self.access_line(&request);
         match self.forward(request.map(Body::from)).await {
-            Ok((response, permit)) => {
+            Ok(Forwarded { response, permit, addr }) => {
                 guard.answered(response.status());
                 if let Some(line) = &mut line {
+                    line.upstream(addr);
                     line.answered(response.status().as_u16(), None);
                 }
                 response.map(|body| body.with_scope(Box::new((guard, line, permit))))
@@ -253,20 +258,18 @@ impl HttpConnection {
 
     fn access_line(&self, request: &Request<Incoming>) -> Option<AccessLine> {
         let mut line = self.outbound.authorizer.log().access_line("outbound", "http")?;
-        if let [Endpoint { addr, expected: ExpectedPeer::OneOf(ids), .. }] = &*self.endpoints {
-            line.peer(ids.iter().next().filter(|_| ids.len() == 1).map(SpiffeId::as_str), None);
-            line.upstream(*addr);
+        let endpoints = self.endpoints.current();
+        line.peer(common_id(&endpoints).map(SpiffeId::as_str), None);
+        if let [only] = endpoints.as_slice() {
+            line.upstream(only.addr);
         }
         line.request(request.method().as_str(), request.uri().path());
         Some(line)
     }
 
-    async fn forward(
-        &self,
-        mut request: Request<Body>,
-    ) -> Result<(Response<Body>, Option<Permit>), ConnectionError> {
+    async fn forward(&self, mut request: Request<Body>) -> Result<Forwarded, ConnectionError> {
         // phase: outbound 6 "request: strip what belongs to this hop, say what the application spoke" | fails: nothing can | close: - | metric: -
-        let destination = Destination::Mesh(Arc::clone(&self.endpoints));
+        let destination = Destination::Mesh(self.endpoints.clone());
         let spoken = headers::proto(request.version());
         headers::remove_owned(request.headers_mut());
         let permitted = self.outbound.authorizer.permit_request(&destination, request);
@@ -275,36 +278,21 @@ impl HttpConnection {
         permitted.headers_mut().insert(headers::PROTO, spoken);
 
         // phase: outbound 7 "send over a connection to the expected peer" | fails: not reachable, not the expected peer, reset | close: connect, timeout, tls, reset | metric: mantlet_tls_handshakes_total
-        let host = self.host()?;
-        let (mut response, permit) = if permitted.kind().websocket {
+        let (mut response, permit, addr) = if permitted.kind().websocket {
             let downstream = permitted.upgrade();
             upgrade::ask(permitted.headers_mut());
-            let (response, permit) = host.upgrade(permitted).await.map_err(ConnectionError::Send)?;
-            self.switch.answer(response, permit, downstream)
+            let sent = self.upstream.upgrade(permitted).await;
+            let (Sent { response, permit, addr }, load) = sent.map_err(ConnectionError::Send)?;
+            *self.switched.lock().unwrap_or_else(PoisonError::into_inner) = load;
+            let (response, permit) = self.switch.answer(response, permit, downstream);
+            (response, permit, addr)
         } else {
-            let (mut response, permit) = host.send(permitted).await.map_err(ConnectionError::Send)?;
+            let sent = self.upstream.send(permitted).await;
+            let Sent { mut response, permit, addr } = sent.map_err(ConnectionError::Send)?;
             headers::remove_hop_by_hop(response.headers_mut());
-            (response, Some(permit))
+            (response, Some(permit), addr)
         };
         *response.version_mut() = Version::HTTP_11;
-        Ok((response, permit))
-    }
-
-    /// The upstream, looked up again only when the own credentials have changed: then the next
-    /// request goes over a new connection, and the old one finishes what it carries.
-    fn host(&self) -> Result<Arc<Host>, ConnectionError> {
-        let credentials = self.outbound.dialer.credentials()?;
-        let mut cached = self.host.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((generation, host)) = &*cached
-            && *generation == credentials.generation()
-        {
-            return Ok(Arc::clone(host));
-        }
-        let endpoint = self.endpoints.first().ok_or(ConnectionError::DestinationRefused)?;
-        let host = self.outbound.pool.host(Key::mesh(&credentials, endpoint), || {
-            Upstream::Mesh(self.outbound.dialer.clone(), Arc::clone(&self.endpoints))
-        });
-        *cached = Some((credentials.generation(), Arc::clone(&host)));
-        Ok(host)
+        Ok(Forwarded { response, permit, addr })
     }
 }

@@ -7,13 +7,20 @@ use thiserror::Error;
 use tokio::{net::TcpStream, time};
 
 use crate::{
-    directory::Endpoint,
+    directory::{
+        Endpoint,
+        balance::{self, Load},
+    },
     metrics::{ConnectResult, Direction, Metrics},
     tls::{self, MeshStream, TlsError},
 };
 
 /// Most endpoints that are tried for one connection.
 const ATTEMPTS: usize = 3;
+
+/// The endpoints that were tried for one connection and could not be reached.
+#[derive(Debug, Default)]
+pub struct Tried(Vec<SocketAddr>);
 
 /// Opens connections, with deadlines and counted results. Cheap to clone.
 #[derive(Clone)]
@@ -22,6 +29,16 @@ pub struct Dialer {
     metrics: Arc<Metrics>,
     connect_timeout: Duration,
     handshake_timeout: Duration,
+}
+
+/// A peer that was reached.
+pub struct Reached {
+    /// The connection to it.
+    pub stream: MeshStream,
+    /// Which endpoint it is.
+    pub addr: SocketAddr,
+    /// The connection's weight on the endpoint.
+    pub load: Load,
 }
 
 /// Why an upstream could not be reached.
@@ -61,6 +78,84 @@ pub enum DialError {
     NoEndpoint,
 }
 
+fn copy(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::new(error.kind(), error.to_string()),
+    }
+}
+
+// === impl Tried ===
+
+impl Tried {
+    /// The endpoint to try next.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn pick<'e>(&self, endpoints: &'e [Endpoint]) -> Result<&'e Endpoint, DialError> {
+        balance::pick(endpoints, &self.0).ok_or(DialError::NoEndpoint)
+    }
+
+    /// An endpoint that refused the TCP connection, or reset it before it said anything, is passed
+    /// over and the next one tried at once. One that fails the handshake is not: whoever answers
+    /// there is the problem, and asking the next would hide it. Nor is one that answers nothing: the
+    /// caller has waited long enough.
+    ///
+    /// # Errors
+    /// `error`, when there is nothing left to try.
+    pub fn failed(
+        &mut self,
+        addr: SocketAddr,
+        endpoints: &[Endpoint],
+        error: DialError,
+    ) -> Result<(), DialError> {
+        self.0.push(addr);
+        let next = matches!(error, DialError::Connect { .. }) && !error.is_own_fault();
+        match next && self.0.len() < ATTEMPTS && balance::pick(endpoints, &self.0).is_some() {
+            true => Ok(()),
+            false => Err(error),
+        }
+    }
+}
+
+// === impl DialError ===
+
+impl DialError {
+    /// The same for another caller who waited for the same attempt.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        match self {
+            Self::NoIdentity => Self::NoIdentity,
+            Self::NoEndpoint => Self::NoEndpoint,
+            Self::Timeout { addr, limit } => Self::Timeout { addr: *addr, limit: *limit },
+            Self::Connect { addr, source } => Self::Connect { addr: *addr, source: copy(source) },
+            Self::Tls { addr, source } => {
+                let source = match source {
+                    TlsError::Timeout(limit) => TlsError::Timeout(*limit),
+                    TlsError::Silent(source) => TlsError::Silent(copy(source)),
+                    TlsError::Handshake { reason, source } => {
+                        TlsError::Handshake { reason: *reason, source: copy(source) }
+                    }
+                };
+                Self::Tls { addr: *addr, source }
+            }
+        }
+    }
+
+    /// Whether it says something about this process and nothing about the endpoint.
+    fn is_own_fault(&self) -> bool {
+        use rustix::io::Errno;
+        let own = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
+        match self {
+            Self::NoIdentity | Self::NoEndpoint => true,
+            Self::Connect { source, .. } => {
+                Errno::from_io_error(source).is_some_and(|errno| own.contains(&errno))
+            }
+            Self::Timeout { .. } | Self::Tls { .. } => false,
+        }
+    }
+}
+
 // === impl Dialer ===
 
 impl Dialer {
@@ -83,24 +178,42 @@ impl Dialer {
         self.identity.credentials().ok_or(DialError::NoIdentity)
     }
 
-    /// Connects to the first of `endpoints` that answers, and does the handshake. An endpoint that
-    /// refuses the TCP connection is passed over at once; one that fails the handshake is not:
-    /// whoever answers there is the problem, and asking the next would hide it.
+    /// Connects to one of `endpoints`, and does the handshake. One that cannot be reached is passed
+    /// over at once, see [`Tried`].
     ///
     /// # Errors
     /// The error of the last attempt.
-    pub async fn mesh(&self, endpoints: &[Endpoint], offer: &[&[u8]]) -> Result<MeshStream, DialError> {
-        let mut last = DialError::NoEndpoint;
-        for endpoint in endpoints.iter().take(ATTEMPTS) {
-            match self.mesh_endpoint(endpoint, offer).await {
-                Err(error @ DialError::Connect { .. }) => last = error,
-                answer => return answer,
+    pub async fn mesh(&self, endpoints: &[Endpoint], offer: &[&[u8]]) -> Result<Reached, DialError> {
+        let mut tried = Tried::default();
+        loop {
+            let endpoint = tried.pick(endpoints)?;
+            let load = endpoint.health.carry();
+            match self.endpoint(endpoint, offer).await {
+                Ok(stream) => return Ok(Reached { stream, addr: endpoint.addr, load }),
+                Err(error) => tried.failed(endpoint.addr, endpoints, error)?,
             }
         }
-        Err(last)
     }
 
-    async fn mesh_endpoint(&self, endpoint: &Endpoint, offer: &[&[u8]]) -> Result<MeshStream, DialError> {
+    /// Connects to this endpoint, does the handshake, and remembers how it went.
+    ///
+    /// # Errors
+    /// It cannot be reached, or is not who is expected there.
+    pub async fn endpoint(&self, endpoint: &Endpoint, offer: &[&[u8]]) -> Result<MeshStream, DialError> {
+        let dialled = self.dial(endpoint, offer).await;
+        match &dialled {
+            Ok(_) => endpoint.health.succeeded(),
+            Err(error) if error.is_own_fault() => {}
+            Err(_) => {
+                if endpoint.health.failed() {
+                    self.metrics.ejected();
+                }
+            }
+        }
+        dialled
+    }
+
+    async fn dial(&self, endpoint: &Endpoint, offer: &[&[u8]]) -> Result<MeshStream, DialError> {
         let addr = endpoint.addr;
         let credentials = self.credentials()?;
         let tcp = self.tcp(addr).await?;
@@ -114,9 +227,13 @@ impl Dialer {
                 ConnectResult::Identity
             }
             Err(TlsError::Handshake { .. }) => ConnectResult::Tls,
+            Err(TlsError::Silent(_)) => ConnectResult::Error,
         };
         self.metrics.connect(result);
-        handshake.map_err(|source| DialError::Tls { addr, source })
+        handshake.map_err(|error| match error {
+            TlsError::Silent(source) => DialError::Connect { addr, source },
+            source => DialError::Tls { addr, source },
+        })
     }
 
     /// Connects to the own application, or to a destination outside the mesh.

@@ -11,7 +11,7 @@ use thiserror::Error;
 use tokio::{net::TcpStream, time};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use crate::io::BoxIo;
+use crate::io::{BoxIo, Heard};
 
 /// ALPN of HTTP/2 (RFC 9113, 3.1).
 pub const ALPN_H2: &[u8] = b"h2";
@@ -54,6 +54,9 @@ pub enum TlsError {
     /// The handshake was not done in time.
     #[error("TLS handshake not finished in {0:?}")]
     Timeout(Duration),
+    /// The peer ended the connection before it said anything: nobody is at home behind that socket.
+    #[error("closed before the TLS handshake")]
+    Silent(#[source] io::Error),
     /// The handshake was refused, by us or by the peer.
     #[error("TLS handshake failed: {}", reason.as_str())]
     Handshake {
@@ -98,7 +101,19 @@ pub async fn connect(
 ) -> Result<MeshStream, TlsError> {
     let (config, handshake) = credentials.client_handshake(expected.clone(), offer);
     let name = ServerName::IpAddress(addr.ip().into());
-    let stream = deadline(limit, TlsConnector::from(config).connect(name, tcp)).await?;
+    let connecting = TlsConnector::from(config).connect(name, Heard::new(tcp)).into_fallible();
+    let mut silent = false;
+    let stream = deadline(limit, async {
+        connecting.await.map_err(|(error, io)| {
+            silent = !io.has_spoken();
+            error
+        })
+    })
+    .await;
+    let stream = stream.map_err(|error| match error {
+        TlsError::Handshake { source, .. } if silent => TlsError::Silent(source),
+        error => error,
+    })?;
     let connection = stream.get_ref().1;
     let alpn = Alpn::of(connection.alpn_protocol());
     let peer = handshake.verified(connection).ok_or_else(unverified)?;
@@ -176,6 +191,7 @@ impl TlsError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Timeout(_) => "timeout",
+            Self::Silent(_) => HandshakeReason::Io.as_str(),
             Self::Handshake { reason, .. } => reason.as_str(),
         }
     }

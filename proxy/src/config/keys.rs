@@ -129,13 +129,14 @@ pub static KEYS: &[Key] = &[
     Key {
         repeatable: true,
         meaning: "Accept the app's plain connections on LISTEN and carry them by mutual TLS to UPSTREAM, which must \
-                  prove one of IDS. Without `as`, the peer is asked for its protocol.",
+                  prove one of IDS. Of several UPSTREAMs the less loaded of two random ones is taken, for each \
+                  request or opaque connection. Without `as`, the peer is asked for its protocol.",
         ..key(
             Id::Outbound,
             TRAFFIC,
             "outbound",
             "MANTLET_OUTBOUND",
-            "LISTEN=UPSTREAM is IDS [as PROTOCOL]",
+            "LISTEN=UPSTREAM[,UPSTREAM..] is IDS [as PROTOCOL]",
             Kind::Outbound,
         )
     },

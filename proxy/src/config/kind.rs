@@ -45,7 +45,7 @@ impl Kind {
     pub fn accepts(self) -> String {
         match self {
             Self::Inbound => "LISTEN=UPSTREAM, both ip:port, e.g. 127.0.0.1:8443=127.0.0.1:8080".to_owned(),
-            Self::Outbound => "LISTEN=UPSTREAM is IDS [as http|tcp|postgres|mysql|redis], \
+            Self::Outbound => "LISTEN=UPSTREAM[,UPSTREAM..] is IDS [as http|tcp|postgres|mysql|redis], \
                                e.g. 127.0.0.1:9000=orders.shop:8080 is shop/orders as http"
                 .to_owned(),
             Self::Endpoint => "unix:///path or tcp://ip:port, e.g. unix:///run/spire/agent.sock".to_owned(),

@@ -1,5 +1,5 @@
-//! Explicit listeners: `LISTEN=UPSTREAM` and `LISTEN=UPSTREAM is IDS [as PROTOCOL]`, the same words as in the
-//! upstreams language.
+//! Explicit listeners: `LISTEN=UPSTREAM` and `LISTEN=UPSTREAM[,UPSTREAM..] is IDS [as PROTOCOL]`, the same words as in
+//! the upstreams language.
 
 use std::{collections::BTreeSet, fmt, net::SocketAddr};
 
@@ -21,8 +21,8 @@ pub struct InboundListener {
 pub struct OutboundListener {
     /// Where the app connects; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// The peer.
-    pub upstream: UpstreamAddr,
+    /// Where the peer is; never empty. Of several, whichever is best at the moment is taken.
+    pub upstreams: Vec<UpstreamAddr>,
     /// Whom the peer must prove to be; never empty.
     pub expected: BTreeSet<SpiffeId>,
     /// `None`: the peer is asked.
@@ -71,8 +71,8 @@ pub(super) fn inbound(text: &str) -> Checked<InboundListener> {
 pub(super) fn outbound(text: &str, home: Home<'_>) -> Checked<OutboundListener> {
     let (listen, rest) = text.split_once('=').ok_or("no = between LISTEN and UPSTREAM")?;
     let listen = listen_address(listen)?;
-    let (upstream, rest) = split_word(rest.trim());
-    let upstream = upstream_address(upstream)?;
+    let (upstreams, rest) = split_word(rest.trim());
+    let upstreams = upstreams.split(',').map(upstream_address).collect::<Checked<Vec<_>>>()?;
     let (is, rest) = split_word(rest);
     if is != "is" {
         return Err("UPSTREAM must be followed by: is IDS (there is no \"anyone\")".to_owned());
@@ -85,7 +85,7 @@ pub(super) fn outbound(text: &str, home: Home<'_>) -> Checked<OutboundListener> 
         ids => (ids, None),
     };
     let expected = identities(&ids.join(" "), home)?;
-    Ok(OutboundListener { listen, upstream, expected, protocol })
+    Ok(OutboundListener { listen, upstreams, expected, protocol })
 }
 
 fn split_word(text: &str) -> (&str, &str) {
@@ -161,6 +161,16 @@ fn identity(id: &str, home: Home<'_>) -> Checked<SpiffeId> {
     SpiffeId::workload(trust_domain, namespace, account).map_err(wrong)
 }
 
+// === impl OutboundListener ===
+
+impl OutboundListener {
+    /// The upstreams, as they are written.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        self.upstreams.iter().map(UpstreamAddr::to_string).collect::<Vec<_>>().join(",")
+    }
+}
+
 // === impl UpstreamAddr ===
 
 impl fmt::Display for UpstreamAddr {
@@ -197,7 +207,7 @@ mod tests {
         let parsed =
             parse("127.0.0.1:0=Orders.shop.:8080 is shop/orders, ./self,spiffe://Other.Test/x as http")
                 .unwrap();
-        assert_eq!(parsed.upstream.to_string(), "orders.shop:8080");
+        assert_eq!(parsed.shown(), "orders.shop:8080");
         assert_eq!(parsed.protocol, Some(UpstreamProtocol::Http));
         let ids: Vec<&str> = parsed.expected.iter().map(SpiffeId::as_str).collect();
         assert_eq!(

@@ -25,6 +25,7 @@ pub struct Metrics {
     handshakes: Family<HandshakeLabels, Counter>,
     decisions: Family<DecisionLabels, Counter>,
     connects: Family<ConnectLabels, Counter>,
+    ejections: Counter,
     overflow: Family<OverflowLabels, Counter>,
     identity: IdentityGauges,
     policy: PolicyGauges,
@@ -182,6 +183,7 @@ impl Metrics {
             handshakes: Family::default(),
             decisions: Family::default(),
             connects: Family::default(),
+            ejections: Counter::default(),
             overflow: Family::default(),
             identity: IdentityGauges::default(),
             policy: PolicyGauges::default(),
@@ -210,6 +212,11 @@ impl Metrics {
         );
         r.register("http_requests_in_flight", "HTTP requests that have not ended", self.in_flight.clone());
         r.register("upstream_connects", "Attempts to reach an upstream, by result", self.connects.clone());
+        r.register(
+            "upstream_ejections",
+            "Endpoints that were left out for a while because they could not be reached",
+            self.ejections.clone(),
+        );
         r.register(
             "metrics_label_overflow",
             "Label values that were counted as _other because the limit was reached",
@@ -306,6 +313,11 @@ impl Metrics {
     /// Counts an attempt to reach an upstream.
     pub fn connect(&self, result: ConnectResult) {
         self.connects.get_or_create_owned(&ConnectLabels { result }).inc();
+    }
+
+    /// Counts an endpoint that is left out for a while.
+    pub fn ejected(&self) {
+        self.ejections.inc();
     }
 
     /// Takes over the state of a moment, at a scrape.

@@ -16,7 +16,7 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
 use super::{Body, Host};
-use crate::{detect::HttpVersion, io::BoxIo};
+use crate::{detect::HttpVersion, directory::balance::Load, io::BoxIo};
 
 /// Streams on one HTTP/2 connection before another is opened beside it; below what peers allow, so
 /// that a request never waits for another's end.
@@ -52,6 +52,8 @@ pub(super) struct Connection {
 pub struct Lease {
     host: Weak<Host>,
     connection: Connection,
+    /// The exchange's weight on its endpoint.
+    _load: Option<Load>,
 }
 
 enum Sender {
@@ -149,6 +151,16 @@ impl Connections {
         None
     }
 
+    /// Whether a connection stands that [`take`](Self::take) could give, or could if it had room.
+    pub(super) fn is_live(&self, idle_limit: Duration, now: SystemTime) -> bool {
+        let shared =
+            self.shared.iter().any(|shared| !shared.send.is_closed() && is_valid(shared.not_after, now));
+        let idle = || {
+            self.idle.last().is_some_and(|idle| idle.since.elapsed() < idle_limit && !idle.send.is_closed())
+        };
+        shared || idle()
+    }
+
     fn give_back(&mut self, connection: Connection) {
         let not_after = connection.not_after;
         if let Sender::H1(send) = connection.sender
@@ -230,8 +242,8 @@ impl Connection {
 // === impl Lease ===
 
 impl Lease {
-    pub(super) fn new(host: &Arc<Host>, connection: Connection) -> Self {
-        Self { host: Arc::downgrade(host), connection }
+    pub(super) fn new(host: &Arc<Host>, connection: Connection, load: Option<Load>) -> Self {
+        Self { host: Arc::downgrade(host), connection, _load: load }
     }
 
     /// The exchange is over and the connection is fit for another.

@@ -5,13 +5,14 @@
 //! When any of those changes the key changes, so a rotation retires connections without closing
 //! one: busy ones finish, idle ones are dropped with their host.
 
+mod balanced;
 mod connection;
 
 use std::{
     collections::HashMap,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use http::{Method, Request, Response, Version};
@@ -19,13 +20,16 @@ use hyper::body::Incoming;
 use mantlet_identity::{Credentials, ExpectedPeer, PeerIdentity};
 use thiserror::Error;
 
-pub use self::connection::Lease;
 use self::connection::{Connection, Connections};
+pub use self::{
+    balanced::{Balanced, Sent},
+    connection::Lease,
+};
 use super::{Body, headers};
 use crate::{
     authz::{Permit, Permitted},
     detect::HttpVersion,
-    directory::Endpoint,
+    directory::{Endpoint, balance::Load},
     io::BoxIo,
     pool::{DialError, Dialer},
     tls::{ALPN_H2, ALPN_HTTP1, Alpn, MeshStream},
@@ -42,10 +46,19 @@ const MESH_IDLE: Duration = Duration::from_secs(10);
 /// request on it any more, and until then one may be on its way.
 pub const IDLE_AT_STOP: Duration = Duration::from_secs(11);
 
+/// A pool with fewer hosts than this is not searched for ones that nobody needs any more.
+const FIRST_PRUNE: usize = 64;
+
 /// The upstream connections of one worker.
 pub struct Pool {
-    hosts: Mutex<HashMap<Key, Arc<Host>>>,
+    hosts: Mutex<Hosts>,
     vouchers: Arc<Vouchers>,
+}
+
+struct Hosts {
+    all: HashMap<Key, Arc<Host>>,
+    /// So many make it worth looking for ones that nobody needs: endpoints come and go.
+    prune_at: usize,
 }
 
 /// What must be equal for a connection to be shared.
@@ -71,8 +84,9 @@ pub struct Host {
     upstream: Upstream,
     idle_limit: Duration,
     connections: Mutex<Connections>,
-    /// Held while a connection is opened that others are going to share.
-    opening: tokio::sync::Mutex<()>,
+    /// Held while a connection is opened that others are going to share; remembers for those who
+    /// waited when it failed, and how.
+    opening: tokio::sync::Mutex<Option<(Instant, DialError)>>,
     vouchers: Arc<Vouchers>,
 }
 
@@ -81,7 +95,23 @@ pub enum Upstream {
     /// To the own application.
     App(Dialer, SocketAddr, HttpVersion),
     /// To a peer.
-    Mesh(Dialer, Arc<[Endpoint]>),
+    Mesh(Dialer, Endpoint),
+}
+
+/// A connection that is set aside for one request.
+struct Reserved {
+    connection: Connection,
+    /// It carried requests before, so the upstream may be about to close it.
+    reused: bool,
+    /// The request's weight on the endpoint.
+    load: Option<Load>,
+}
+
+/// A request that got no response.
+struct Failed {
+    error: hyper::Error,
+    /// The request, where sending it again is as good as sending it once.
+    again: Option<Request<Body>>,
 }
 
 /// Why a request got no response.
@@ -104,28 +134,39 @@ impl Pool {
     /// A pool without connections, whose mesh peers stand among `vouchers`.
     #[must_use]
     pub fn new(vouchers: Arc<Vouchers>) -> Self {
-        Self { hosts: Mutex::default(), vouchers }
+        let hosts = Mutex::new(Hosts { all: HashMap::new(), prune_at: FIRST_PRUNE });
+        Self { hosts, vouchers }
     }
 
     /// The upstream for `key`; `upstream` says how to reach it if it is new.
     pub fn host(&self, key: Key, upstream: impl FnOnce() -> Upstream) -> Arc<Host> {
-        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        let host =
-            hosts.entry(key).or_insert_with(|| Arc::new(Host::new(upstream(), Arc::clone(&self.vouchers))));
-        Arc::clone(host)
+        let mut hosts = self.lock();
+        if let Some(host) = hosts.all.get(&key) {
+            return Arc::clone(host);
+        }
+        if hosts.all.len() >= hosts.prune_at {
+            hosts.all.retain(|_, host| Arc::strong_count(host) > 1 || host.is_live());
+            hosts.prune_at = FIRST_PRUNE.max(hosts.all.len() * 2);
+        }
+        let host = Arc::new(Host::new(upstream(), Arc::clone(&self.vouchers)));
+        hosts.all.insert(key, Arc::clone(&host));
+        host
     }
 
     /// Lets go of the hosts of other credentials than these, and of their idle connections: whoever
     /// has looked such a host up before may hold it for as long as it sends nothing.
     pub fn retire(&self, current: &Credentials) {
-        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        hosts.retain(|key, host| {
+        self.lock().all.retain(|key, host| {
             let stays = key.is_current(current);
             if !stays {
                 host.lock().retire();
             }
             stays
         });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Hosts> {
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -176,28 +217,11 @@ impl Host {
         Self { upstream, idle_limit, connections, opening, vouchers }
     }
 
-    /// Makes a connection that was opened elsewhere one of this host's.
-    ///
-    /// # Errors
-    /// The connection cannot carry HTTP.
-    pub async fn adopt(self: &Arc<Self>, stream: MeshStream) -> Result<(), SendError> {
-        let version = http_version(stream.alpn)?;
-        let connection = self.handshake(stream.io, version, Some(stream.peer)).await?;
-        Lease::new(self, connection).give_back();
-        Ok(())
-    }
-
-    /// Whether the upstream has agreed to HTTP before, so that it need not be asked again.
-    #[must_use]
-    pub fn is_known_http(&self) -> bool {
-        self.lock().speaks.is_some()
-    }
-
     /// Sends a request that was permitted, and returns the response as soon as its head is there.
     ///
-    /// A request of which nothing was written because a reused connection turned out to be closed
-    /// is sent again on another; so is a request without a body and with an idempotent method
-    /// (RFC 9110, 9.2.2) when a reused connection fails before the response. Nothing else is.
+    /// A request of which nothing was written is sent again on another connection, once; so is one
+    /// without a body and with an idempotent method (RFC 9110, 9.2.2) when a reused connection fails
+    /// before the response. Nothing else is.
     ///
     /// # Errors
     /// No connection, or one that failed.
@@ -205,23 +229,15 @@ impl Host {
         self: &Arc<Self>,
         permitted: Permitted<Request<Body>>,
     ) -> Result<(Response<Body>, Permit), SendError> {
-        let (mut request, permit) = permitted.into_parts();
-        let (connection, reused) = self.connection().await?;
-        self.fit(&mut request, &connection);
-        let again = if reused { repeatable(&request) } else { None };
-        let (response, connection) = match connection.send(request).await {
-            Ok(answer) => answer,
-            Err((error, unsent)) => {
-                let Some(mut request) = unsent.or(again).filter(|_| reused) else {
-                    return Err(SendError::Http(error));
-                };
-                let connection = self.open(&[ALPN_H2, ALPN_HTTP1]).await?;
-                self.fit(&mut request, &connection);
-                connection.send(request).await.map_err(|(error, _)| SendError::Http(error))?
+        let (request, permit) = permitted.into_parts();
+        let response = match self.exchange(self.reserve().await?, request).await {
+            Ok(response) => response,
+            Err(Failed { again: Some(request), .. }) => {
+                self.exchange(self.fresh(&[ALPN_H2, ALPN_HTTP1]).await?, request).await?
             }
+            Err(failed) => return Err(failed.into()),
         };
-        let lease = Lease::new(self, connection);
-        Ok((response.map(|body| Body::from(body).with_lease(lease)), permit))
+        Ok((response, permit))
     }
 
     /// Sends a request that asks for another protocol, over an HTTP/1.1 connection of its own: what
@@ -233,12 +249,52 @@ impl Host {
         self: &Arc<Self>,
         permitted: Permitted<Request<Body>>,
     ) -> Result<(Response<Incoming>, Permit), SendError> {
-        let (mut request, permit) = permitted.into_parts();
-        let connection = self.open(&[ALPN_HTTP1]).await?;
+        let (request, permit) = permitted.into_parts();
+        let (response, _) = self.exchange_alone(self.fresh(&[ALPN_HTTP1]).await?, request).await?;
+        Ok((response, permit))
+    }
+
+    /// Makes a connection that was opened elsewhere one of this host's.
+    async fn adopt(self: &Arc<Self>, stream: MeshStream) -> Result<(), SendError> {
+        let version = http_version(stream.alpn)?;
+        let connection = self.handshake(stream.io, version, Some(stream.peer)).await?;
+        Lease::new(self, connection, None).give_back();
+        Ok(())
+    }
+
+    /// Whether a connection stands that another request can use or share.
+    fn is_live(&self) -> bool {
+        self.lock().is_live(self.idle_limit, SystemTime::now())
+    }
+
+    async fn exchange(
+        self: &Arc<Self>,
+        reserved: Reserved,
+        mut request: Request<Body>,
+    ) -> Result<Response<Body>, Failed> {
+        let Reserved { connection, reused, load } = reserved;
+        self.fit(&mut request, &connection);
+        let again = if reused { repeatable(&request) } else { None };
+        match connection.send(request).await {
+            Ok((response, connection)) => {
+                let lease = Lease::new(self, connection, load);
+                Ok(response.map(|body| Body::from(body).with_lease(lease)))
+            }
+            Err((error, unsent)) => Err(Failed { error, again: unsent.or(again) }),
+        }
+    }
+
+    /// The connection ends with this exchange.
+    async fn exchange_alone(
+        &self,
+        reserved: Reserved,
+        mut request: Request<Body>,
+    ) -> Result<(Response<Incoming>, Option<Load>), SendError> {
+        let Reserved { connection, load, .. } = reserved;
         self.fit(&mut request, &connection);
         let (response, _never_again) =
             connection.send(request).await.map_err(|(error, _)| SendError::Http(error))?;
-        Ok((response, permit))
+        Ok((response, load))
     }
 
     /// Puts the request in the form of the connection that is going to carry it. The application
@@ -252,25 +308,50 @@ impl Host {
         headers::place_authority(request, version, wire);
     }
 
-    /// A connection, and whether it was used before.
-    async fn connection(self: &Arc<Self>) -> Result<(Connection, bool), SendError> {
-        if let Some(connection) = self.take() {
-            return Ok((connection, true));
+    /// A connection that stands, or a new one.
+    async fn reserve(self: &Arc<Self>) -> Result<Reserved, SendError> {
+        if let Some(reserved) = self.take() {
+            return Ok(reserved);
         }
         let offer: &[&[u8]] = &[ALPN_H2, ALPN_HTTP1];
         if self.lock().speaks == Some(HttpVersion::H1) {
-            return Ok((self.open(offer).await?, false));
+            return self.fresh(offer).await;
         }
-        // The first one opens, the others wait and share.
-        let _turn = self.opening.lock().await;
-        if let Some(connection) = self.take() {
-            return Ok((connection, true));
+        // The first one opens, the others wait and share: the connection, or that there is none.
+        let asked = Instant::now();
+        let mut turn = self.opening.lock().await;
+        if let Some(reserved) = self.take() {
+            return Ok(reserved);
         }
-        Ok((self.open(offer).await?, false))
+        if let Some((failed, error)) = &*turn
+            && *failed >= asked
+        {
+            return Err(SendError::Dial(error.copy()));
+        }
+        let opened = self.fresh(offer).await;
+        *turn = match &opened {
+            Err(SendError::Dial(error)) => Some((Instant::now(), error.copy())),
+            _ => None,
+        };
+        opened
     }
 
-    fn take(&self) -> Option<Connection> {
-        self.lock().take(self.idle_limit, SystemTime::now())
+    /// A connection that no request was sent on.
+    async fn fresh(self: &Arc<Self>, offer: &[&[u8]]) -> Result<Reserved, SendError> {
+        let load = self.load();
+        Ok(Reserved { connection: self.open(offer).await?, reused: false, load })
+    }
+
+    fn take(&self) -> Option<Reserved> {
+        let connection = self.lock().take(self.idle_limit, SystemTime::now())?;
+        Some(Reserved { connection, reused: true, load: self.load() })
+    }
+
+    fn load(&self) -> Option<Load> {
+        match &self.upstream {
+            Upstream::App(..) => None,
+            Upstream::Mesh(_, endpoint) => Some(endpoint.health.carry()),
+        }
     }
 
     async fn open(self: &Arc<Self>, offer: &[&[u8]]) -> Result<Connection, SendError> {
@@ -279,8 +360,8 @@ impl Host {
                 let tcp = dialer.plain(*addr).await?;
                 self.handshake(Box::new(tcp), *version, None).await
             }
-            Upstream::Mesh(dialer, endpoints) => {
-                let dialled = dialer.mesh(endpoints, offer).await;
+            Upstream::Mesh(dialer, endpoint) => {
+                let dialled = dialer.endpoint(endpoint, offer).await;
                 if dialled.is_err() {
                     // The port may speak something else by now; the next connection asks again.
                     self.lock().speaks = None;
@@ -315,6 +396,14 @@ impl Host {
 
     fn lock(&self) -> MutexGuard<'_, Connections> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Failed ===
+
+impl From<Failed> for SendError {
+    fn from(failed: Failed) -> Self {
+        Self::Http(failed.error)
     }
 }
 

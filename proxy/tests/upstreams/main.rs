@@ -1,0 +1,9 @@
+//! Where the outbound side goes: several endpoints behind one destination, names, and lines.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod balancing;
+mod replica;
