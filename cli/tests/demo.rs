@@ -27,6 +27,7 @@ fn demo_once_verifies_everything_in_less_than_twenty_seconds_and_leaves_nothing(
     assert_eq!((&calls[0]["status"], &calls[0]["decision"]), (&200.into(), &"allow".into()));
     assert_eq!(calls[0]["seen"], "api saw spiffe://demo.local/ns/shop/sa/web");
     assert_eq!((&calls[1]["status"], &calls[1]["why"]), (&403.into(), &"default".into()));
+    assert_eq!(calls[1]["nearest"], "web-read");
     assert_eq!((&calls[2]["status"], &calls[2]["why"]), (&Value::Null, &"CertificateRequired".into()));
     let rotation = of("rotation")[0];
     assert_eq!((&rotation["cause"], &rotation["failed"]), (&"half_life".into(), &0.into()));

@@ -31,6 +31,15 @@ struct Shared {
     flags: Mutex<HashMap<(u64, u64), Latch>>,
 }
 
+/// The time that a question is about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum When {
+    /// Now: what is over is over for good.
+    Now(Time),
+    /// A time that somebody supposes. Supposing ends nothing.
+    Supposed(Time),
+}
+
 /// The end of one grant.
 #[derive(Clone, Debug)]
 pub(crate) struct Latch {
@@ -67,6 +76,18 @@ impl Latches {
             for (_, key) in ends.into_iter().take(excess) {
                 flags.remove(&key);
             }
+        }
+    }
+}
+
+// === impl When ===
+
+impl When {
+    /// Whether `latch` has reached its end by then, or at any earlier look.
+    pub(crate) fn is_past(self, latch: &Latch) -> bool {
+        match self {
+            Self::Now(now) => latch.is_over(now),
+            Self::Supposed(time) => latch.has_passed() || time >= latch.until,
         }
     }
 }

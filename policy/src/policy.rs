@@ -15,7 +15,7 @@ use crate::{
     diagnostic::Diagnostic,
     headers::NamedHeaders,
     language::{Time, ast::Condition},
-    latch::Latch,
+    latch::{Latch, When},
     search::{Search, decide_connection},
     view::{PeerView, ViewRules},
     workload::{HttpOptions, PortOptions},
@@ -84,7 +84,8 @@ impl Policy {
     pub fn compile(sources: &[Source<'_>], config: &Config<'_>) -> Result<Self, Vec<Diagnostic>> {
         let resolved = compile::resolve(sources, config)?;
         let ports = compile::port_rules(&resolved, config)?;
-        let compiled = compile::build(&resolved, &ports, config)?;
+        let (hash, headers) = (hash(&resolved, config), named_headers(&resolved));
+        let compiled = compile::build(resolved, &ports, config)?;
         config.latches.prune();
         let mode = match config.mode {
             Mode::Enforce => ActiveMode::Enforce,
@@ -96,8 +97,8 @@ impl Policy {
             }
         };
         let mut policy = Self::new(mode, Rules::Compiled(Box::new(compiled)));
-        policy.hash = hash(&resolved, config);
-        policy.headers = named_headers(&resolved);
+        policy.hash = hash;
+        policy.headers = headers;
         policy.http_options = config.http_options.clone();
         Ok(policy)
     }
@@ -141,7 +142,7 @@ impl Policy {
     pub fn mode(&self, now: SystemTime) -> ModeName {
         match &self.mode {
             ActiveMode::Permissive => ModeName::Permissive,
-            _ if self.is_audit(Time::of(now)) => ModeName::Audit,
+            _ if self.is_audit(When::Supposed(Time::of(now))) => ModeName::Audit,
             _ => ModeName::Enforce,
         }
     }
@@ -220,39 +221,45 @@ impl Policy {
     /// Decides on an HTTP request. Does not allocate when `view` is this policy's own.
     #[must_use]
     pub fn decide_http(&self, view: &PeerView, facts: &HttpFacts<'_>, now: SystemTime) -> Decision {
-        if !self.owns(view) {
-            return self.decide_http(&self.view(view.peer(), view.port), facts, now);
-        }
-        let now = Time::of(now);
-        let request = match facts.target {
-            Target::Canonical(request) => request,
-            Target::AuditedRaw(raw) => {
-                return self.judged(Decision::malformed(Verdict::Deny, raw.defect), now);
-            }
-        };
-        let Some((compiled, rules, table)) = self.rules_of(view).filter(|(.., table)| table.is_http) else {
-            return self.judged(Decision::new(Verdict::Deny, self.default_reason()), now);
-        };
-        let search = Search { compiled, request, facts, now };
-        let decision = search.decide(table, rules).unwrap_or_else(|_| {
-            // Cannot happen: the compiler bounds the branches. If it did, nothing may pass.
-            Decision::new(Verdict::Deny, Reason::PolicyInvalid)
-        });
-        self.judged(decision, now)
+        self.judge_http(view, facts, When::Now(Time::of(now)))
     }
 
     /// Decides on an opaque connection. Does not allocate when `view` is this policy's own.
     #[must_use]
     pub fn decide_tcp(&self, view: &PeerView, now: SystemTime) -> Decision {
+        self.judge_tcp(view, When::Now(Time::of(now)))
+    }
+
+    pub(crate) fn judge_http(&self, view: &PeerView, facts: &HttpFacts<'_>, when: When) -> Decision {
         if !self.owns(view) {
-            return self.decide_tcp(&self.view(view.peer(), view.port), now);
+            return self.judge_http(&self.view(view.peer(), view.port), facts, when);
         }
-        let now = Time::of(now);
-        let Some((compiled, rules, table)) = self.rules_of(view).filter(|(.., table)| !table.is_http) else {
-            return self.judged(Decision::new(Verdict::Deny, self.default_reason()), now);
+        let request = match facts.target {
+            Target::Canonical(request) => request,
+            Target::AuditedRaw(raw) => {
+                return self.judged(Decision::malformed(Verdict::Deny, raw.defect), when);
+            }
         };
-        let decision = decide_connection(compiled, table, rules, now);
-        self.judged(decision, now)
+        let Some((compiled, rules, table)) = self.rules_of(view).filter(|(.., table)| table.is_http) else {
+            return self.judged(Decision::new(Verdict::Deny, self.default_reason()), when);
+        };
+        let search = Search { compiled, request, facts, when };
+        let decision = search.decide(table, rules).unwrap_or_else(|_| {
+            // Cannot happen: the compiler bounds the branches. If it did, nothing may pass.
+            Decision::new(Verdict::Deny, Reason::PolicyInvalid)
+        });
+        self.judged(decision, when)
+    }
+
+    pub(crate) fn judge_tcp(&self, view: &PeerView, when: When) -> Decision {
+        if !self.owns(view) {
+            return self.judge_tcp(&self.view(view.peer(), view.port), when);
+        }
+        let Some((compiled, rules, table)) = self.rules_of(view).filter(|(.., table)| !table.is_http) else {
+            return self.judged(Decision::new(Verdict::Deny, self.default_reason()), when);
+        };
+        let decision = decide_connection(compiled, table, rules, when);
+        self.judged(decision, when)
     }
 
     /// What audit lets through although its path has no single meaning: the request as it came.
@@ -264,7 +271,7 @@ impl Policy {
         defect: Malformed,
         now: SystemTime,
     ) -> Option<AuditedRaw<'a>> {
-        if self.is_audit(Time::of(now)) { AuditedRaw::new(head, defect) } else { None }
+        if self.is_audit(When::Now(Time::of(now))) { AuditedRaw::new(head, defect) } else { None }
     }
 
     /// Lets every grant expire that is over at `now`, and gives the time of the next one. Call it then,
@@ -281,7 +288,7 @@ impl Policy {
         latches.filter(|latch| !latch.is_over(now)).map(Latch::until).min().map(Time::system_time)
     }
 
-    fn compiled(&self) -> Option<&Compiled> {
+    pub(crate) fn compiled(&self) -> Option<&Compiled> {
         match &self.rules {
             Rules::Compiled(compiled) => Some(compiled),
             Rules::None(_) => None,
@@ -306,17 +313,17 @@ impl Policy {
         }
     }
 
-    fn is_audit(&self, now: Time) -> bool {
+    fn is_audit(&self, when: When) -> bool {
         match &self.mode {
             ActiveMode::Enforce => false,
             ActiveMode::Audit | ActiveMode::Permissive => true,
-            ActiveMode::AuditUntil(latch) => !latch.is_over(now),
+            ActiveMode::AuditUntil(latch) => !when.is_past(latch),
         }
     }
 
     /// The decision in this mode: an audit refuses nothing.
-    fn judged(&self, mut decision: Decision, now: Time) -> Decision {
-        if decision.verdict == Verdict::Deny && self.is_audit(now) {
+    fn judged(&self, mut decision: Decision, when: When) -> Decision {
+        if decision.verdict == Verdict::Deny && self.is_audit(when) {
             decision.verdict = Verdict::WouldDeny;
         }
         decision

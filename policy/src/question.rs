@@ -1,13 +1,15 @@
 //! A question to a policy, in the words of the command line and of test files.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::SystemTime};
 
 use mantlet_id::{PeerPattern, SpiffeId};
 
 use crate::{
-    Policy, Workload,
+    ModeName, Policy, Workload,
     canonical::{Canonical, HostLines, Malformed, RequestHead, Version},
     decision::{Decision, HttpFacts, Peer, Target, Verdict},
+    language::Time,
+    latch::When,
 };
 
 /// Who asks for what on which port.
@@ -88,15 +90,17 @@ impl Caller {
 // === impl Question ===
 
 impl Question {
-    /// What `policy` answers.
+    /// What `policy` answers, supposing it were `at`. Asking changes nothing: a grant that is over then
+    /// goes on now.
     #[must_use]
-    pub fn decide(&self, policy: &Policy, now: std::time::SystemTime) -> Decision {
+    pub fn decide(&self, policy: &Policy, at: SystemTime) -> Decision {
         let view = policy.view(self.caller.peer(), self.port);
+        let when = When::Supposed(Time::of(at));
         self.with_facts(policy, |facts| match facts {
-            Ok(Some(facts)) => policy.decide_http(&view, &facts, now),
-            Ok(None) => policy.decide_tcp(&view, now),
+            Ok(Some(facts)) => policy.judge_http(&view, &facts, when),
+            Ok(None) => policy.judge_tcp(&view, when),
             Err(defect) => {
-                let lenient = defect.is_path() && policy.mode(now) != crate::ModeName::Enforce;
+                let lenient = defect.is_path() && policy.mode(at) != ModeName::Enforce;
                 Decision::malformed(if lenient { Verdict::WouldDeny } else { Verdict::Deny }, defect)
             }
         })

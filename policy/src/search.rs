@@ -6,8 +6,8 @@ use crate::{
     canonical::{Canonical, Exchange},
     compile::{Compiled, CompiledRule, PortTable},
     decision::{Decision, HttpFacts, Reason, Verdict},
-    language::{Time, ast::Verb},
-    latch::Latch,
+    language::ast::Verb,
+    latch::{Latch, When},
     matcher::{
         condition::all_hold,
         set::Set,
@@ -22,7 +22,7 @@ pub(crate) struct Search<'s> {
     pub(crate) compiled: &'s Compiled,
     pub(crate) request: &'s Canonical<'s>,
     pub(crate) facts: &'s HttpFacts<'s>,
-    pub(crate) now: Time,
+    pub(crate) when: When,
 }
 
 /// What a table says to a request.
@@ -72,19 +72,14 @@ impl<'s> Search<'s> {
         if view.is_empty() {
             return Ok((None, false));
         }
-        let deny = verb == Verb::Deny;
-        let mut method = self.compiled.method(self.request.method());
-        if self.request.exchange() == Exchange::WebSocket {
-            method = if deny { self.compiled.method("GET") } else { None };
-        }
-        let asked = Asked { request: self.request, method, deny };
+        let asked = self.compiled.asked(self.request, verb);
         let mut expired = false;
         let found = table.find(view, asked, |number| {
             let Some(rule) = self.compiled.rule(table, number) else { return false };
             if !all_hold(&rule.conditions, verb, self.request.host(), self.facts.headers) {
                 return false;
             }
-            let over = rule.until.as_ref().is_some_and(|latch| latch.is_over(self.now));
+            let over = rule.until.as_ref().is_some_and(|latch| self.when.is_past(latch));
             expired |= over;
             !over
         })?;
@@ -99,6 +94,17 @@ impl<'s> Search<'s> {
 // === impl Compiled ===
 
 impl Compiled {
+    /// What a request has to show to the rules with this verb.
+    pub(crate) fn asked<'r>(&self, request: &'r Canonical<'r>, verb: Verb) -> Asked<'r> {
+        let deny = verb == Verb::Deny;
+        let method = match request.exchange() {
+            Exchange::WebSocket if deny => self.method("GET"),
+            Exchange::WebSocket => None,
+            _ => self.method(request.method()),
+        };
+        Asked { request, method, deny }
+    }
+
     fn rule(&self, table: &RuleTable, number: u32) -> Option<&CompiledRule> {
         self.rules.get(*table.rules.get(number as usize)? as usize)
     }
@@ -141,12 +147,12 @@ pub(crate) fn decide_connection(
     compiled: &Compiled,
     table: &PortTable,
     rules: &ViewRules,
-    now: Time,
+    when: When,
 ) -> Decision {
     let first_live = |table: &RuleTable, view: &Set| {
         let (mut found, mut expired) = (None, false);
         view.each(|number| match compiled.rule(table, number) {
-            Some(rule) if rule.until.as_ref().is_some_and(|latch| latch.is_over(now)) => {
+            Some(rule) if rule.until.as_ref().is_some_and(|latch| when.is_past(latch)) => {
                 expired = true;
                 ControlFlow::Continue(())
             }

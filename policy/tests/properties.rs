@@ -9,7 +9,7 @@ use common::{
     naive, now, tcp_at, verdict,
 };
 use mantlet_policy::{
-    Ask, Caller, Limits, Policy, PortProtocol, Question, Reason, Source,
+    Ask, Caller, Limits, Policy, PortProtocol, Question, Reason, RuleReport,
     canonical::{PathOptions, canonicalise_path},
     explain,
     language::{Time, parse},
@@ -164,8 +164,7 @@ proptest! {
         };
         let (ask, port) = if tcp { (Ask::Tcp, 5432) } else { (Ask::Http { method: method.into(), target }, 8080) };
         let question = Question { caller, ask, port, host: None, headers: vec![] };
-        let sources = [Source { key: "mantlet.dev/policy", text: &text }];
-        let explanation = explain(&policy, &sources, &setup.config(), &question, now()).unwrap();
+        let explanation = explain(&policy, &setup.workload, &question, now());
         prop_assert_eq!(&explanation.decision, &question.decide(&policy, now()));
         let Some(line) = explanation.to_allow else { return Ok(()) };
         if !matches!(explanation.decision.reason, Reason::Default | Reason::Expired) {
@@ -175,6 +174,49 @@ proptest! {
             prop_assert!(question.decide(&policy, now()).verdict.passes(), "{line}\n{text}");
         } else {
             prop_assert_eq!(policy.protocol(port) == PortProtocol::Http, tcp, "{}\n{}", line, text);
+        }
+    }
+
+    #[test]
+    fn the_nearest_rule_is_the_one_that_alone_lacks_least(
+        rules in rules(2..8), caller in select(CALLERS), method in select(&["GET", "DELETE", "WEBSOCKET"][..]), target in path(),
+        port in select(PORTS),
+    ) {
+        // What a rule without ports is about depends on the others.
+        let rules: Vec<String> = rules.into_iter().filter(|rule| rule.contains(" on ")).collect();
+        let setup = Setup::default();
+        let Ok(policy) = setup.compile(&text(&rules)) else { return Ok(()) };
+        let caller = match caller.parse() {
+            Ok(ip) => Caller::Plaintext(ip),
+            Err(_) => Caller::Identity(common::id(caller)),
+        };
+        let ask = Ask::Http { method: method.into(), target };
+        let question = Question { caller, ask, port, host: None, headers: vec![] };
+        let explanation = explain(&policy, &setup.workload, &question, now());
+        prop_assert_eq!(&explanation.decision, &question.decide(&policy, now()));
+        let missing = |report: &RuleReport| -> usize {
+            let failing = report.clauses.iter().filter(|clause| !clause.holds);
+            failing.map(|clause| match clause.what.as_str() {
+                "port" | "protocol" => 9,
+                "peer" | "path" => 4,
+                _ => 1,
+            }).sum()
+        };
+        match (&explanation.rule, &explanation.decision.rule) {
+            (Some(report), Some(_)) => prop_assert_eq!(missing(report), 0),
+            (Some(report), None) if explanation.decision.reason != Reason::Malformed => {
+                let alone = rules.iter().filter(|rule| rule.starts_with("allow ")).map(|rule| {
+                    let policy = setup.compile(&text(std::slice::from_ref(rule))).unwrap();
+                    missing(&explain(&policy, &setup.workload, &question, now()).rule.unwrap())
+                });
+                prop_assert_eq!(Some(missing(report)), alone.min(), "{:?}\n{}", report, text(&rules));
+                prop_assert!(missing(report) > 0);
+            }
+            (Some(_), None) => prop_assert!(false, "nothing is near what has no meaning"),
+            (None, Some(rule)) => prop_assert!(false, "{rule} has no report"),
+            (None, None) => prop_assert!(
+                explanation.decision.reason == Reason::Malformed || !rules.iter().any(|rule| rule.starts_with("allow "))
+            ),
         }
     }
 

@@ -7,9 +7,10 @@ use std::time::SystemTime;
 
 use common::{FIXTURE, Setup, compile, id, now, request, tcp, told, verdict, verdict_at};
 use mantlet_policy::{
-    Guardrails, HttpFacts, HttpOptions, Latches, Mode, ModeName, Peer, Policy, PortProtocol, Reason, Target,
-    Unconfigured,
+    Ask, Caller, Guardrails, HttpFacts, HttpOptions, Latches, Mode, ModeName, Peer, Policy, PortProtocol,
+    Question, Reason, Target, Unconfigured,
     canonical::{HostLines, Malformed, RequestHead, Version},
+    explain,
     headers::NoHeaders,
     language::Time,
     registry,
@@ -47,6 +48,26 @@ fn a_clock_that_is_set_back_revives_no_grant() {
     assert_eq!(ask(&renewed, second(-100)), "allow inc", "a changed end is a new grant");
     let fresh = Setup::default().compile(UNTIL).unwrap();
     assert_eq!(ask(&fresh, second(-100)), "allow inc", "another process knows nothing");
+}
+
+#[test]
+fn asking_about_another_time_ends_no_grant_and_no_audit() {
+    let mode = Mode::AuditUntil(Time::of(until()));
+    let setup = Setup { mode, ..Setup::default() };
+    let policy = setup.compile(UNTIL).unwrap();
+    let ask = Ask::Http { method: "GET".into(), target: "/".into() };
+    let question =
+        Question { caller: Caller::Identity(id("ops/a")), ask, port: 80, host: None, headers: vec![] };
+    let at = |time| explain(&policy, &setup.workload, &question, time);
+    let (before, after) = (at(second(-100)), at(second(100)));
+    assert_eq!((before.decision.reason, after.decision.reason), (Reason::Rule, Reason::Expired));
+    assert_eq!((policy.mode(second(-100)), policy.mode(second(100))), (ModeName::Audit, ModeName::Enforce));
+    let failing: Vec<_> = after.rule.unwrap().clauses.into_iter().filter(|clause| !clause.holds).collect();
+    assert_eq!(failing.iter().map(|clause| clause.what.as_str()).collect::<Vec<_>>(), ["until"]);
+    // What was only supposed has not happened.
+    assert_eq!(at(second(-100)).decision, before.decision);
+    assert_eq!(verdict_at(&policy, "ops/a", &request("GET", "/"), 80, second(-100)), "allow inc");
+    assert_eq!(verdict_at(&policy, "ops/b", &request("DELETE", "/"), 80, second(-100)), "would_deny default");
 }
 
 #[test]

@@ -102,11 +102,57 @@ async fn a_refused_caller_s_id_is_found_in_the_audit_log_with_the_reason_and_wit
         ("peer.id", "spiffe://prod.test/ns/shop/sa/web"),
         ("http.request.method", "DELETE"),
         ("url.path", "/orders/42"),
+        ("nearest_rule", "read"),
     ] {
         assert_eq!(line[field], value, "{field} in {line}");
     }
     assert!(!sidecar.stdout().concat().contains("secret"));
     assert!(!sidecar.stderr().concat().contains("secret"));
+}
+
+#[tokio::test]
+async fn what_no_rule_allowed_stands_in_the_audit_log_beside_the_rule_that_came_nearest() {
+    let shop = Shop::new().await;
+    let tcp = App::start(Protocol::Http1).await;
+    let (port, opaque) = (shop.app.port(), tcp.port());
+    let policy = format!(
+        "allow shop/web to GET /orders/{{id}} on {port} as read\n\
+         allow shop/web to POST /orders on {port} when header x-tenant = acme as create\n\
+         allow shop/web to GET /old on {port} until 2020-01-01T00:00Z as retired\n\
+         allow shop/batch to * /export on {port} as export\n\
+         deny shop/web to * /admin/** on {port} as no-admin\n\
+         allow data/etl to tcp on {opaque} as pg\n"
+    );
+    let sidecar = shop.sidecar().inbound(tcp.addr()).policy(policy).start().await;
+    let nearest = async |denied: &str| {
+        let id = denied.split("id=").nth(1).unwrap();
+        let line = eventually("the audit line", async || {
+            stream(&sidecar, "audit").into_iter().find(|line| line["id"] == *id)
+        })
+        .await;
+        (line["reason"].as_str().unwrap().to_owned(), line["nearest_rule"].as_str().map(str::to_owned))
+    };
+    for (peer, request, reason, rule) in [
+        ("shop/web", Request::new("DELETE", "/orders/1"), "default", Some("read")),
+        ("shop/web", Request::new("POST", "/orders").header("x-tenant", "evil"), "default", Some("create")),
+        ("shop/web", Request::new("GET", "/old"), "expired", Some("retired")),
+        ("shop/web", Request::new("POST", "/export"), "default", Some("export")),
+        ("shop/web", Request::new("GET", "/admin/x"), "deny_rule", None),
+        ("shop/web", Request::new("GET", "/orders/../x"), "malformed(dot-segment)", None),
+    ] {
+        let (_, denied) = shop.ask(&sidecar, peer, &request).await;
+        let expected = (reason.to_owned(), rule.map(str::to_owned));
+        assert_eq!(nearest(&denied.unwrap()).await, expected, "{request:?}");
+    }
+    // A connection is refused without a word.
+    let client = TlsClient::new(&shop.ca.workload("shop/web")).alpn(&["mantlet-tcp"]);
+    let mut io = client.connect(sidecar.inbound(1).await).await.into_io();
+    mantlet_testkit::client::until_end(&mut io).await;
+    let line = eventually("the audit line of the connection", async || {
+        stream(&sidecar, "audit").into_iter().find(|line| line["layer"] == "tcp")
+    })
+    .await;
+    assert_eq!((&line["reason"], &line["nearest_rule"]), (&"default".into(), &"pg".into()), "{line}");
 }
 
 #[tokio::test]

@@ -69,15 +69,12 @@ pub(super) fn run(arguments: &ExplainArgs, output: &Output) -> Result<ExitCode, 
     };
     let subject = arguments.surroundings.subject_named(&arguments.file, arguments.workload.as_deref())?;
     let question = question(arguments, &subject)?;
-    let explained = subject.ready(now).and_then(|ready| {
-        let config = subject.config(&ready.set, now);
-        let explanation = mantlet_policy::explain(&ready.policy, &ready.sources(), &config, &question, at)?;
-        Ok((explanation, ready.policy.hash(), ready.policy.mode(at)))
-    });
-    let (explanation, hash, mode) = match explained {
-        Ok(explained) => explained,
+    let ready = match subject.ready(now) {
+        Ok(ready) => ready,
         Err(findings) => return Ok(invalid(&findings, arguments.output, output)),
     };
+    let explanation = mantlet_policy::explain(&ready.policy, subject.workload(), &question, at);
+    let (hash, mode) = (ready.policy.hash(), ready.policy.mode(at));
     let mode = format!("{mode:?}").to_lowercase();
     match arguments.output {
         Format::Json => output.line(&to_json(&explanation, &hash, &mode).to_string()),

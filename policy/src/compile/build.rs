@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Compiled, CompiledRule, Config, PortRules, PortTable,
+    Compiled, CompiledRule, Config, PortRules, PortTable, WrittenRule,
     cost::{self, Excess},
     resolve::{Resolved, ResolvedRule},
 };
@@ -20,7 +20,7 @@ use crate::{
         peers::{ClassId, PeerIndexBuilder, Term},
         segment::fold,
         set::Set,
-        table::{MethodKey, RuleTable, Terminal},
+        table::{MethodKey, MethodKeys, RuleTable, Terminal},
         trie::{Builder, End, GlobPattern, PatternSegment, TerminalId},
     },
 };
@@ -37,11 +37,11 @@ struct Kind {
 
 /// Compiles `resolved`, whose `ports` were found by [`super::port_rules`].
 pub(crate) fn build(
-    resolved: &Resolved,
+    resolved: Resolved,
     ports: &[PortRules],
     config: &Config<'_>,
 ) -> Result<Compiled, Vec<Diagnostic>> {
-    let mut builder = TableBuilder::new(resolved, config);
+    let mut builder = TableBuilder::new(&resolved, config);
     builder.classify()?;
     let mut compiled = Compiled::default();
     let mut known: HashMap<&[usize], u32> = HashMap::new();
@@ -58,9 +58,20 @@ pub(crate) fn build(
         compiled.ranges.push((range.first, range.last, number));
     }
     compiled.rules = resolved.rules.iter().map(|rule| compile_rule(rule, config)).collect();
-    compiled.methods = builder.methods;
-    compiled.peers = builder.peers.finish().ok_or_else(|| vec![too_large()])?;
+    let TableBuilder { peers, classes, keys, methods, .. } = builder;
+    compiled.methods = methods;
+    compiled.peers = peers.finish().ok_or_else(|| vec![too_large()])?;
+    let rules = resolved.rules.into_iter().zip(classes.into_iter().zip(keys));
+    // As a slice, and so without the room that the larger rules had in the same place.
+    compiled.written = rules.map(|(rule, (class, keys))| written(rule, class, keys)).collect();
+    compiled.texts = resolved.texts;
     Ok(compiled)
+}
+
+fn written(rule: ResolvedRule, class: ClassId, methods: MethodKeys) -> WrittenRule {
+    let ResolvedRule { text, rule, ports, .. } = rule;
+    let (verb, audit, line) = (rule.verb.node, rule.audit, rule.line());
+    WrittenRule { verb, audit, class, methods, ports: ports.into_boxed_slice(), text, line }
 }
 
 fn compile_rule(rule: &ResolvedRule, config: &Config<'_>) -> CompiledRule {
@@ -85,6 +96,8 @@ struct TableBuilder<'r> {
     peers: PeerIndexBuilder,
     /// The class of each rule.
     classes: Vec<ClassId>,
+    /// What each rule says about the method.
+    keys: Vec<MethodKeys>,
     methods: Vec<Box<str>>,
     method_numbers: HashMap<Box<str>, u8>,
     entries: usize,
@@ -108,6 +121,7 @@ impl<'r> TableBuilder<'r> {
             config,
             peers: PeerIndexBuilder::new(),
             classes: Vec::new(),
+            keys: vec![MethodKeys::default(); resolved.rules.len()],
             methods: Vec::new(),
             method_numbers: HashMap::new(),
             entries: 0,
@@ -158,7 +172,10 @@ impl<'r> TableBuilder<'r> {
             if let Some(class) = self.classes.get(*index) {
                 draft.by_class.entry(*class).or_default().push(number);
             }
-            self.add_target(rule, number, kind, &mut draft, &mut trie)?;
+            let keys = self.add_target(rule, number, kind, &mut draft, &mut trie)?;
+            if let Some(slot) = self.keys.get_mut(*index) {
+                *slot = keys.into_iter().collect();
+            }
         }
         self.check_cost(&draft, &trie)?;
         let universe = draft.rules.len();
@@ -180,7 +197,7 @@ impl<'r> TableBuilder<'r> {
         })
     }
 
-    /// Enters every method and path of a rule.
+    /// Enters every method and path of a rule, and gives the methods.
     fn add_target(
         &mut self,
         rule: &ResolvedRule,
@@ -188,10 +205,10 @@ impl<'r> TableBuilder<'r> {
         kind: Kind,
         draft: &mut Draft,
         trie: &mut Builder,
-    ) -> Result<(), Vec<Diagnostic>> {
+    ) -> Result<Vec<MethodKey>, Vec<Diagnostic>> {
         let folded = kind.verb == Verb::Deny;
         let (keys, patterns) = match &rule.rule.target {
-            Target::Tcp => return Ok(()),
+            Target::Tcp => return Ok(Vec::new()),
             Target::Http { methods, paths } => {
                 let patterns: Vec<_> =
                     paths.iter().map(|path| (path_pattern(path, folded), path.to_string())).collect();
@@ -216,7 +233,7 @@ impl<'r> TableBuilder<'r> {
             let entries = draft.entries.entry(terminal).or_default();
             keys.iter().for_each(|key| entries.entry(*key).or_default().push(number));
         }
-        Ok(())
+        Ok(keys)
     }
 
     fn method_keys(

@@ -16,10 +16,16 @@ pub(crate) use resolve::{Resolved, ResolvedRule, resolve};
 
 use crate::{
     guardrails::Guardrails,
-    language::{Time, ast::Condition},
+    language::{
+        Time,
+        ast::{Condition, Verb},
+    },
     latch::{Latch, Latches},
     limits::Limits,
-    matcher::{peers::PeerIndex, table::RuleTable},
+    matcher::{
+        peers::{ClassId, PeerIndex},
+        table::{MethodKeys, RuleTable},
+    },
     workload::{HttpOptions, Workload},
 };
 
@@ -72,6 +78,10 @@ pub(crate) struct Compiled {
     pub(crate) ranges: Vec<(u16, u16, u32)>,
     pub(crate) tables: Vec<PortTable>,
     pub(crate) rules: Vec<CompiledRule>,
+    /// The same rules, for whoever asks why.
+    pub(crate) written: Box<[WrittenRule]>,
+    /// The texts and their annotation keys or files.
+    pub(crate) texts: Vec<(String, String)>,
     /// The methods that rules name; the index is the number.
     pub(crate) methods: Vec<Box<str>>,
 }
@@ -94,6 +104,23 @@ pub(crate) struct CompiledRule {
     pub(crate) label: Arc<str>,
     pub(crate) conditions: Box<[Condition]>,
     pub(crate) until: Option<Latch>,
+}
+
+/// What the tables do not tell about a rule when it did not match, and where its words stand. Apart
+/// from [`CompiledRule`]: a decision does not read it.
+#[derive(Debug)]
+pub(crate) struct WrittenRule {
+    pub(crate) verb: Verb,
+    pub(crate) audit: bool,
+    /// The class of its peers.
+    pub(crate) class: ClassId,
+    /// What it says about the method; nothing, if it is about connections.
+    pub(crate) methods: MethodKeys,
+    /// First and last of each range.
+    pub(crate) ports: Box<[(u16, u16)]>,
+    /// Index into [`Compiled::texts`].
+    pub(crate) text: usize,
+    pub(crate) line: u32,
 }
 
 // === impl Compiled ===

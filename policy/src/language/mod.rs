@@ -10,6 +10,6 @@ mod target;
 pub(crate) mod text;
 mod time;
 
-pub(crate) use parser::MAX_FINDINGS;
 pub use parser::parse;
+pub(crate) use parser::{MAX_FINDINGS, rule_in_line};
 pub use time::Time;

@@ -62,6 +62,15 @@ pub fn parse(source: &str, text: &str, limits: &Limits) -> Result<Document, Vec<
     if findings.is_empty() { Ok(document) } else { Err(findings) }
 }
 
+/// The rule that begins in a line (from 1) of a text that parses.
+pub(crate) fn rule_in_line(text: &str, number: u32) -> Option<Rule> {
+    let line = logical_lines(text).find(|line| line.number() == number)?;
+    match parse_line(&line) {
+        Ok(Item::Rule(rule)) => Some(*rule),
+        _ => None,
+    }
+}
+
 fn parse_line(line: &Line) -> Located<Item> {
     let mut cursor = Cursor::new(line.text());
     let item = if cursor.keyword("group") {

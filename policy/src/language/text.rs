@@ -82,6 +82,11 @@ impl Line {
         &self.text
     }
 
+    /// The number of the physical line in which it begins.
+    pub(crate) fn number(&self) -> u32 {
+        self.marks.first().map_or(0, |mark| mark.number)
+    }
+
     /// Where `span` stands in the text that the line came from.
     pub(crate) fn position(&self, span: Span) -> Position {
         let index = self.marks.partition_point(|mark| mark.at <= span.start).saturating_sub(1);

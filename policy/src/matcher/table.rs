@@ -43,6 +43,16 @@ pub(crate) enum MethodKey {
     Grpc,
 }
 
+/// Everything that a rule says about the method.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct MethodKeys {
+    any: bool,
+    web_socket: bool,
+    grpc: bool,
+    /// One bit per number of a method.
+    named: u64,
+}
+
 /// What a request has to show to the entries of a terminal.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asked<'a> {
@@ -95,11 +105,7 @@ impl RuleTable {
         mut accept: impl FnMut(u32) -> bool,
     ) -> Result<Option<(u32, &Terminal)>, TooManyBranches> {
         let mut best: Option<(u32, &Terminal)> = None;
-        if asked.request.exchange() == Exchange::Asterisk {
-            return Ok(best);
-        }
-        let visit = |id: u32| {
-            let Some(terminal) = self.terminals.get(id as usize) else { return };
+        self.on_path(asked, |terminal| {
             for (key, rules) in &terminal.entries {
                 if !key.covers(asked) {
                     continue;
@@ -115,6 +121,23 @@ impl RuleTable {
                     ControlFlow::Continue(())
                 });
             }
+        })?;
+        Ok(best)
+    }
+
+    /// Calls `visit` with what is allowed or denied by each pattern that fits the path.
+    pub(crate) fn on_path<'t>(
+        &'t self,
+        asked: Asked<'_>,
+        mut visit: impl FnMut(&'t Terminal),
+    ) -> Result<(), TooManyBranches> {
+        if asked.request.exchange() == Exchange::Asterisk {
+            return Ok(());
+        }
+        let visit = |id: u32| {
+            if let Some(terminal) = self.terminals.get(id as usize) {
+                visit(terminal);
+            }
         };
         let path = asked.request.path();
         let inner = path.strip_prefix('/').unwrap_or(path);
@@ -125,11 +148,49 @@ impl RuleTable {
         // The root has no segment at all, not an empty one.
         let segments = inner.split('/').take(if inner.is_empty() { 0 } else { usize::MAX });
         if asked.deny {
-            self.paths.walk(segments.map(Folded), false, visit)?;
+            self.paths.walk(segments.map(Folded), false, visit)
         } else {
-            self.paths.walk(segments.map(Strict), slash, visit)?;
+            self.paths.walk(segments.map(Strict), slash, visit)
         }
-        Ok(best)
+    }
+}
+
+// === impl MethodKeys ===
+
+impl MethodKeys {
+    /// Whether it is about requests at all.
+    pub(crate) fn is_http(self) -> bool {
+        self != Self::default()
+    }
+
+    /// Whether it is about gRPC.
+    pub(crate) fn is_grpc(self) -> bool {
+        self.grpc
+    }
+
+    /// Whether one of them is about the request.
+    pub(crate) fn cover(self, asked: Asked<'_>) -> bool {
+        let named = |method: &u8| self.named >> method & 1 == 1;
+        (self.any && MethodKey::Any.covers(asked))
+            || (self.web_socket && MethodKey::WebSocket.covers(asked))
+            || (self.grpc && MethodKey::Grpc.covers(asked))
+            || asked.method.filter(named).is_some_and(|method| MethodKey::Named(method).covers(asked))
+    }
+}
+
+impl FromIterator<MethodKey> for MethodKeys {
+    fn from_iter<I: IntoIterator<Item = MethodKey>>(keys: I) -> Self {
+        let mut all = Self::default();
+        for key in keys {
+            match key {
+                MethodKey::Any => all.any = true,
+                MethodKey::WebSocket => all.web_socket = true,
+                MethodKey::Grpc => all.grpc = true,
+                // The compiler names at most 64.
+                MethodKey::Named(number) => all.named |= 1_u64.checked_shl(number.into()).unwrap_or(0),
+            }
+        }
+        all
     }
 }
 

@@ -5,6 +5,7 @@
 //! whatever carries a permit is judged again when the policy or a trust bundle changes.
 
 mod in_flight;
+mod nearest;
 mod permit;
 mod target;
 
@@ -21,7 +22,7 @@ use mantlet_identity::PeerIdentity;
 use mantlet_policy::{Decision, HttpFacts, ModeName, Peer, PeerView, PortProtocol, Reason, Verdict};
 use prometheus_client::metrics::counter::Counter;
 
-use self::in_flight::InFlight;
+use self::{in_flight::InFlight, nearest::Refused};
 pub use self::{
     permit::{Permit, Permitted, RequestKind},
     target::Facts,
@@ -29,7 +30,7 @@ pub use self::{
 use crate::{
     addr::{ClientAddr, OrigDst},
     directory::Destination,
-    log::{AuditRecord, DecisionId, Log},
+    log::{AuditRecord, DecisionId, FindNearest, Log},
     metrics::{CloseReason, Metrics, Text},
     policy_watch::{PolicyHandle, PolicySnapshot},
 };
@@ -177,7 +178,10 @@ impl Authorizer {
         if decision.verdict != Verdict::Allow {
             let path = request.uri().path();
             let asked = Asked { method: Some(request.method().as_str()), path: Some(path) };
-            let id = self.record(session, &policy, "http", &decision, asked);
+            let id = self.record(session, &policy, "http", &decision, asked, || {
+                let facts = || Some(Facts::new(&request, rules.named_headers()).detached());
+                Refused::by_no_rule(&decision, &policy, &view, facts, now)
+            });
             if decision.verdict == Verdict::Deny {
                 return Err(Box::new(Denied { decision, id }));
             }
@@ -197,10 +201,13 @@ impl Authorizer {
     pub fn authorize_connection(&self, session: &Arc<Session>) -> Result<Permit, Box<Denied>> {
         let Resolved { policy, view } = session.resolve(self.policy.current());
         let registration = self.in_flight.enter(Arc::clone(session), None);
-        let decision = policy.policy.decide_tcp(&view, SystemTime::now());
+        let now = SystemTime::now();
+        let decision = policy.policy.decide_tcp(&view, now);
         self.account(session, "tcp", &decision);
         if decision.verdict != Verdict::Allow {
-            let id = self.record(session, &policy, "tcp", &decision, Asked::default());
+            let id = self.record(session, &policy, "tcp", &decision, Asked::default(), || {
+                Refused::by_no_rule(&decision, &policy, &view, || None, now)
+            });
             if decision.verdict == Verdict::Deny {
                 return Err(Box::new(Denied { decision, id }));
             }
@@ -277,9 +284,10 @@ impl Authorizer {
         layer: &'static str,
         decision: &Decision,
         asked: Asked<'_>,
+        nearest: impl FnOnce() -> Option<Box<dyn FindNearest>>,
     ) -> DecisionId {
         let (reason, hash) = (reason_text(decision), policy.policy.hash());
-        self.log.audit(&AuditRecord {
+        let record = AuditRecord {
             decision: decision.verdict.as_str(),
             mode: policy.mode(SystemTime::now()),
             reason: &reason,
@@ -295,7 +303,8 @@ impl Authorizer {
             policy_hash: Some(&hash),
             policy_generation: policy.generation,
             ..AuditRecord::default()
-        })
+        };
+        self.log.audit(&record, nearest)
     }
 }
 

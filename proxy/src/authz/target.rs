@@ -207,6 +207,28 @@ impl Facts {
         }
     }
 
+    /// The same with bytes of its own. What the HTTP library hands out are views of the buffer that a connection
+    /// reads into; whoever keeps one longer than the request keeps the whole buffer.
+    pub(super) fn detached(self) -> Self {
+        let own = |(name, value): (HeaderName, HeaderValue)| {
+            // What has been a name and a value is one again.
+            let name = HeaderName::from_bytes(name.as_str().as_bytes()).unwrap_or(name);
+            let value = HeaderValue::from_bytes(value.as_bytes()).unwrap_or(value);
+            (name, value)
+        };
+        let uri = self.uri.to_string().parse().unwrap_or(self.uri);
+        Self { uri, fields: self.fields.into_iter().map(own).collect(), ..self }
+    }
+
+    /// How many bytes it holds, if they are its own.
+    pub(super) fn bytes(&self) -> usize {
+        let target = self.uri.path_and_query().map_or(0, |target| target.as_str().len())
+            + self.uri.authority().map_or(0, |authority| authority.as_str().len());
+        let field =
+            |(name, value): &(HeaderName, HeaderValue)| name.as_str().len() + value.len() + FIELD_OVERHEAD;
+        self.method.as_str().len() + target + self.fields.iter().map(field).sum::<usize>()
+    }
+
     /// The meaning under `rules`, which may read it otherwise than those that admitted it.
     ///
     /// # Errors

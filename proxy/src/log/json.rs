@@ -64,6 +64,18 @@ impl Line {
         }
     }
 
+    /// How much of it is written.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// `,"name":value`, to be put into a finished line.
+    pub(super) fn piece<'a>(name: &str, value: impl Into<Value<'a>>) -> String {
+        let mut piece = Self(String::new());
+        piece.field(name, value);
+        piece.0
+    }
+
     pub(super) fn finish(mut self) -> String {
         self.0.push_str("}\n");
         self.0

@@ -27,14 +27,14 @@ pub use self::{
     id::DecisionId,
     json::Value,
     process::start_process_log,
-    record::{AccessRecord, AuditRecord, Fields},
+    record::{AccessRecord, AuditRecord, Fields, FindNearest},
     writer::Writer,
 };
 use self::{
     flood::{Admission, Flood, Kind, Summary},
     id::Ids,
     json::Line,
-    writer::{QUEUE_BYTES, Queue},
+    writer::{QUEUE_BYTES, Queue, Unfinished},
 };
 
 const EVENT: Schema = Schema { stream: "event", schema: "mantlet.event/v1" };
@@ -155,8 +155,14 @@ impl Log {
 
     /// Writes a refusal, or a would-be one, and returns the id to answer the caller with: that of this line, or of
     /// the last line of the same peer, reason and rule if this one repeats it too often.
-    pub fn audit(&self, record: &AuditRecord<'_>) -> DecisionId {
-        self.inner.audit(record, Instant::now())
+    ///
+    /// `nearest` is called only if a line is written, and what it gives only when the log's thread gets to it.
+    pub fn audit(
+        &self,
+        record: &AuditRecord<'_>,
+        nearest: impl FnOnce() -> Option<Box<dyn FindNearest>>,
+    ) -> DecisionId {
+        self.inner.audit(record, nearest, Instant::now())
     }
 
     /// Whether an access line is wanted; asked before the record is put together.
@@ -208,7 +214,12 @@ impl Log {
 // === impl Inner ===
 
 impl Inner {
-    fn audit(&self, record: &AuditRecord<'_>, now: Instant) -> DecisionId {
+    fn audit(
+        &self,
+        record: &AuditRecord<'_>,
+        nearest: impl FnOnce() -> Option<Box<dyn FindNearest>>,
+        now: Instant,
+    ) -> DecisionId {
         let kind = self.hasher.hash_one((record.decision, record.reason, record.rule, record.peer_id));
         // Held while the line is made, so that nobody refers to a line before it stands in the queue. A line costs
         // about a microsecond and the flood limit makes them rare; suppressed denials hold it for a look-up.
@@ -225,9 +236,9 @@ impl Inner {
             Admission::Write { suppressed, first } => {
                 let id = self.ids.next(SystemTime::now());
                 let mut line = AUDIT.line();
-                record.write(&mut line, id, &self.origin);
+                let at = record.write(&mut line, id, &self.origin);
                 line.field("first", first).field("suppressed", suppressed);
-                if self.queue.offer(line.finish()) {
+                if self.queue.offer_unfinished(Unfinished { line: line.finish(), at, nearest: nearest() }) {
                     flood.written(kind, id);
                     self.counters.audit.fetch_add(1, Ordering::Relaxed);
                     id

@@ -1,6 +1,6 @@
 //! What one audit line and one access line hold.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use super::{
     Origin,
@@ -26,8 +26,6 @@ pub struct AuditRecord<'a> {
     pub reason: &'a str,
     /// The rule that decided.
     pub rule: Option<&'a str>,
-    /// The rule that came nearest to allowing.
-    pub nearest_rule: Option<&'a str>,
     /// `http` or `tcp`.
     pub layer: &'static str,
     /// The verified identity of the caller.
@@ -52,6 +50,17 @@ pub struct AuditRecord<'a> {
     pub policy_hash: Option<&'a str>,
     /// Which load of it.
     pub policy_generation: u64,
+}
+
+/// Finds the rule that came nearest to allowing what a line is about. The log's own thread asks, when it
+/// writes the line: nobody's request waits for it.
+pub trait FindNearest: Send {
+    /// How many rules it has to look at.
+    fn rules(&self) -> usize;
+    /// How many bytes it holds while the line waits.
+    fn bytes(&self) -> usize;
+    /// The rule's label.
+    fn find(&self) -> Option<Arc<str>>;
 }
 
 /// One request or connection that has ended.
@@ -88,14 +97,15 @@ pub struct AccessRecord<'a> {
 // === impl AuditRecord ===
 
 impl AuditRecord<'_> {
-    pub(super) fn write(&self, line: &mut Line, id: DecisionId, origin: &Origin) {
+    /// Writes all but the nearest rule, and gives its place.
+    pub(super) fn write(&self, line: &mut Line, id: DecisionId, origin: &Origin) -> usize {
         line.field("id", id.as_str())
             .field("decision", self.decision)
             .field("mode", self.mode)
             .field("reason", self.reason)
-            .field("rule", self.rule)
-            .field("nearest_rule", self.nearest_rule)
-            .field("layer", self.layer)
+            .field("rule", self.rule);
+        let nearest_at = line.len();
+        line.field("layer", self.layer)
             .field("peer.id", short(self.peer_id))
             .optional("peer.cert.serial", self.peer_serial)
             .optional("peer.addr", self.peer_addr)
@@ -108,6 +118,7 @@ impl AuditRecord<'_> {
             .field("server.port", self.server_port)
             .optional("policy.hash", self.policy_hash)
             .field("policy.generation", self.policy_generation);
+        nearest_at
     }
 }
 

@@ -44,6 +44,23 @@ impl Write for Stuck {
     }
 }
 
+/// Finds the same rule among this many.
+struct Near(usize);
+
+impl FindNearest for Near {
+    fn rules(&self) -> usize {
+        self.0
+    }
+
+    fn bytes(&self) -> usize {
+        0
+    }
+
+    fn find(&self) -> Option<Arc<str>> {
+        Some("web-read".into())
+    }
+}
+
 fn denial(reason: &str) -> AuditRecord<'_> {
     AuditRecord {
         decision: "deny",
@@ -70,7 +87,7 @@ fn start(access: Access) -> (Log, Writer, Memory) {
 #[test]
 fn an_audit_line_tells_who_what_and_why_under_the_id_that_was_answered() {
     let (log, writer, memory) = start(Access::Off);
-    let id = log.audit(&AuditRecord { nearest_rule: Some("web-read"), ..denial("default") });
+    let id = log.audit(&denial("default"), || Some(Box::new(Near(2))));
     assert!(writer.finish(LONG));
     let lines = memory.lines();
     assert_eq!(lines.len(), 1);
@@ -93,10 +110,41 @@ fn an_audit_line_tells_who_what_and_why_under_the_id_that_was_answered() {
 }
 
 #[test]
+fn a_flood_of_denials_finds_nearest_rules_as_far_as_the_allowance_goes_and_loses_no_line() {
+    let (log, writer, memory) = start(Access::Off);
+    let reasons: Vec<String> = (0..40).map(|n| n.to_string()).collect();
+    for reason in &reasons {
+        // As many rules as may be looked at in half a second: nobody can wait so long between two of these.
+        log.audit(&denial(reason), || Some(Box::new(Near(2_400_000))));
+    }
+    assert!(writer.finish(LONG));
+    let lines = memory.lines();
+    assert_eq!(lines.len(), 40);
+    assert!(lines.iter().all(|line| line.get("nearest_rule").is_some()), "the field is always there");
+    let found = lines.iter().filter(|line| line["nearest_rule"] == "web-read").count();
+    assert!((2..40).contains(&found), "{found}");
+}
+
+#[test]
+fn what_is_suppressed_is_not_even_prepared() {
+    let (log, writer, memory) = start(Access::Off);
+    let mut prepared = 0;
+    for _ in 0..1000 {
+        log.audit(&denial("default"), || {
+            prepared += 1;
+            None
+        });
+    }
+    assert!(writer.finish(LONG));
+    let own = memory.lines().iter().filter(|line| line.get("summary_of").is_none()).count();
+    assert_eq!(prepared, own);
+}
+
+#[test]
 fn every_id_that_was_given_out_is_found_and_no_denial_is_left_uncounted() {
     let (log, writer, memory) = start(Access::Off);
-    let ids: Vec<DecisionId> = (0..1000).map(|_| log.audit(&denial("default"))).collect();
-    let other = log.audit(&denial("expired"));
+    let ids: Vec<DecisionId> = (0..1000).map(|_| log.audit(&denial("default"), || None)).collect();
+    let other = log.audit(&denial("expired"), || None);
     assert!(writer.finish(LONG));
     let lines = memory.lines();
     let found: Vec<&str> = lines.iter().map(|line| line["id"].as_str().unwrap()).collect();
@@ -114,7 +162,7 @@ fn every_id_that_was_given_out_is_found_and_no_denial_is_left_uncounted() {
 fn repetitions_that_stopped_are_summed_up_without_another_denial() {
     let (log, writer, memory) = start(Access::Off);
     for _ in 0..30 {
-        log.audit(&denial("default"));
+        log.audit(&denial("default"), || None);
     }
     let deadline = Instant::now() + LONG;
     let summary = loop {
@@ -138,7 +186,7 @@ fn a_reader_that_stops_reading_stops_nobody_and_drops_are_counted() {
     let (log, writer) = Log::with_limit(sink, Access::All, Origin::default(), 4096).unwrap();
     log.access(&AccessRecord::default());
     is_writing.recv_timeout(LONG).unwrap();
-    let ids: Vec<DecisionId> = (0..1000).map(|_| log.audit(&denial("default"))).collect();
+    let ids: Vec<DecisionId> = (0..1000).map(|_| log.audit(&denial("default"), || None)).collect();
     let counts = log.counts();
     assert!(counts.audit < 20 && counts.audit_dropped > 0, "{counts:?}");
     log.event("stopped", &[]);
@@ -155,7 +203,7 @@ fn a_reader_that_stops_reading_stops_nobody_and_drops_are_counted() {
 fn no_query_and_no_control_character_leaves_and_paths_are_cut() {
     let (log, writer, memory) = start(Access::All);
     let path = format!("/\u{1b}[31m\n{}", "a".repeat(10_000));
-    log.audit(&AuditRecord { path: Some(&path), ..denial("default") });
+    log.audit(&AuditRecord { path: Some(&path), ..denial("default") }, || None);
     log.access(&AccessRecord { path: Some(&path), ..AccessRecord::default() });
     assert!(writer.finish(LONG));
     let lines = memory.lines();

@@ -14,12 +14,20 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::{json::Line, record::FindNearest};
+
 /// Bytes of lines that may wait.
 pub(super) const QUEUE_BYTES: usize = 1 << 20;
 /// Bytes that are written at once.
 const BATCH: usize = 64 << 10;
 /// How long repetitions are collected before they are summed up.
 const SWEEP: Duration = Duration::from_secs(1);
+
+/// Rules that may be looked at in a second to find the nearest ones, for all lines together. At about 6 ns each this
+/// is 3 % of one CPU, and more than the flood limit leaves to do with the 256 rules of annotations.
+const RULES_PER_SECOND: usize = 5_000_000;
+/// What finding one costs besides, in rules.
+const RULES_PER_LINE: usize = 200;
 
 /// The sending end; cheap to clone.
 #[derive(Debug, Clone)]
@@ -36,9 +44,17 @@ pub struct Writer {
     done: Receiver<()>,
 }
 
-#[derive(Debug)]
+/// A finished line, but for the rule that came nearest.
+pub(super) struct Unfinished {
+    pub(super) line: String,
+    /// Where it belongs.
+    pub(super) at: usize,
+    pub(super) nearest: Option<Box<dyn FindNearest>>,
+}
+
 enum Message {
     Line(String),
+    Unfinished(Unfinished),
     /// Repetitions wait for being summed up.
     Sweep,
     Stop,
@@ -68,12 +84,20 @@ pub(super) struct Starter {
 impl Queue {
     /// Hands a line over unless too much waits already; never blocks.
     pub(super) fn offer(&self, line: String) -> bool {
-        let length = line.len();
+        self.reserve(line.len()) && self.sender.send(Message::Line(line)).is_ok()
+    }
+
+    /// The same, for a line that the writer has to finish.
+    pub(super) fn offer_unfinished(&self, unfinished: Unfinished) -> bool {
+        self.reserve(unfinished.bytes()) && self.sender.send(Message::Unfinished(unfinished)).is_ok()
+    }
+
+    fn reserve(&self, length: usize) -> bool {
         if self.bytes.fetch_add(length, Ordering::Relaxed) + length > self.limit {
             self.bytes.fetch_sub(length, Ordering::Relaxed);
             return false;
         }
-        self.sender.send(Message::Line(line)).is_ok()
+        true
     }
 
     /// Hands over a line that must not be lost: there are few of these.
@@ -94,7 +118,14 @@ impl Starter {
     pub(super) fn run(self, sweeper: Sweeper) -> io::Result<Writer> {
         let (finished, done) = channel();
         let sender = self.sender;
-        let mut run = Run { sink: self.sink, bytes: self.bytes, batch: Vec::new(), sweeper, sweep_at: None };
+        let mut run = Run {
+            sink: self.sink,
+            bytes: self.bytes,
+            batch: Vec::new(),
+            allowance: Allowance::new(Instant::now()),
+            sweeper,
+            sweep_at: None,
+        };
         let receiver = self.receiver;
         thread::Builder::new().name("mantlet-log".to_owned()).spawn(move || {
             run.until_stopped(&receiver);
@@ -114,12 +145,49 @@ impl Writer {
     }
 }
 
+/// What is left of [`RULES_PER_SECOND`].
+struct Allowance {
+    rules: usize,
+    since: Instant,
+}
+
 struct Run {
     sink: Box<dyn Write + Send>,
     bytes: Arc<AtomicUsize>,
     batch: Vec<u8>,
+    allowance: Allowance,
     sweeper: Sweeper,
     sweep_at: Option<Instant>,
+}
+
+// === impl Unfinished ===
+
+impl Unfinished {
+    fn bytes(&self) -> usize {
+        self.line.len() + self.nearest.as_ref().map_or(0, |nearest| nearest.bytes())
+    }
+}
+
+// === impl Allowance ===
+
+impl Allowance {
+    fn new(now: Instant) -> Self {
+        Self { rules: RULES_PER_SECOND, since: now }
+    }
+
+    /// Takes the cost of looking at `rules`, if that much is left.
+    fn take(&mut self, rules: usize, now: Instant) -> bool {
+        let micros = now.saturating_duration_since(self.since).as_micros();
+        let gained =
+            usize::try_from(micros).unwrap_or(usize::MAX).saturating_mul(RULES_PER_SECOND / 1_000_000);
+        if gained > 0 {
+            self.rules = self.rules.saturating_add(gained).min(RULES_PER_SECOND);
+            self.since = now;
+        }
+        let left = self.rules.checked_sub(rules.saturating_add(RULES_PER_LINE));
+        self.rules = left.unwrap_or(self.rules);
+        left.is_some()
+    }
 }
 
 // === impl Run ===
@@ -164,12 +232,27 @@ impl Run {
                 self.batch.extend_from_slice(line.as_bytes());
                 self.bytes.fetch_sub(line.len(), Ordering::Relaxed);
             }
+            Message::Unfinished(unfinished) => {
+                self.bytes.fetch_sub(unfinished.bytes(), Ordering::Relaxed);
+                self.finish(unfinished);
+            }
             Message::Sweep => {
                 self.sweep_at.get_or_insert_with(|| Instant::now() + SWEEP);
             }
             Message::Stop => return false,
         }
         true
+    }
+
+    /// The place where a denial that no rule made is explained: this thread, and within its allowance.
+    fn finish(&mut self, unfinished: Unfinished) {
+        let Unfinished { line, at, nearest } = unfinished;
+        let nearest = nearest.filter(|nearest| self.allowance.take(nearest.rules(), Instant::now()));
+        let nearest = nearest.and_then(|nearest| nearest.find());
+        let (front, back) = line.split_at_checked(at).unwrap_or((&line, ""));
+        self.batch.extend_from_slice(front.as_bytes());
+        self.batch.extend_from_slice(Line::piece("nearest_rule", nearest.as_deref()).as_bytes());
+        self.batch.extend_from_slice(back.as_bytes());
     }
 
     fn sum_up(&mut self, ending: bool) {

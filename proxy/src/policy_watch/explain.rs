@@ -3,12 +3,12 @@
 use std::time::{Duration, SystemTime};
 
 use mantlet_id::SpiffeId;
-use mantlet_policy::{Ask, Caller, Decision, Diagnostic, Explanation, Question, RuleReport};
+use mantlet_policy::{Ask, Caller, Decision, Explanation, Question, RuleReport, Workload};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{PolicySnapshot, load::Recipe};
+use super::PolicySnapshot;
 
 /// The question.
 #[derive(Debug, Deserialize)]
@@ -34,20 +34,20 @@ struct Asked {
 pub(super) fn explain(snapshot: &PolicySnapshot, question: &Value, now: SystemTime) -> Result<Value, String> {
     let asked = Asked::deserialize(question).map_err(|error| format!("the question: {error}"))?;
     let now = asked.at.map_or(now, |at| SystemTime::UNIX_EPOCH + Duration::from_secs(at.into()));
-    let question = question_of(asked, snapshot.recipe.as_ref())?;
-    let Some(recipe) = &snapshot.recipe else {
-        let decision = question.decide(&snapshot.policy, now);
-        return Ok(answer(snapshot, &Explanation { decision, rule: None, to_allow: None }, now));
+    let question = question_of(asked, snapshot.workload.as_ref())?;
+    let explanation = match &snapshot.workload {
+        Some(workload) => mantlet_policy::explain(&snapshot.policy, workload, &question, now),
+        None => {
+            let decision = question.decide(&snapshot.policy, now);
+            Explanation { decision, rule: None, to_allow: None }
+        }
     };
-    let sources = recipe.set.sources();
-    mantlet_policy::explain(&snapshot.policy, &sources, &recipe.config(now), &question, now)
-        .map(|explanation| answer(snapshot, &explanation, now))
-        .map_err(|found| found.iter().map(Diagnostic::to_string).collect::<Vec<_>>().join("\n"))
+    Ok(answer(snapshot, &explanation, now))
 }
 
-fn question_of(asked: Asked, recipe: Option<&Recipe>) -> Result<Question, String> {
-    let caller = match recipe {
-        Some(recipe) => Caller::parse(&asked.peer, &recipe.workload)?,
+fn question_of(asked: Asked, workload: Option<&Workload>) -> Result<Question, String> {
+    let caller = match workload {
+        Some(workload) => Caller::parse(&asked.peer, workload)?,
         None => {
             let wrong =
                 |error| format!("{:?}: {error}; without a policy only full ids have a meaning", asked.peer);

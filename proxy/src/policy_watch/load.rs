@@ -1,6 +1,6 @@
 //! From a file's text to a policy, or to what is wrong with it.
 
-use std::{path::Path, sync::Arc, time::SystemTime};
+use std::{path::Path, time::SystemTime};
 
 use mantlet_id::TrustDomain;
 use mantlet_policy::{
@@ -30,8 +30,8 @@ pub(super) enum Loaded {
     /// A new policy.
     Policy {
         policy: Box<Policy>,
-        /// Where there is a policy of the workload's own.
-        recipe: Option<Box<Recipe>>,
+        /// Whose policy it is, where there is one of the workload's own.
+        workload: Option<Workload>,
         origin: Origin,
         /// Of the text it was made from.
         digest: [u8; 32],
@@ -46,7 +46,7 @@ pub(super) enum Loaded {
 pub(super) struct Loader {
     location: PolicyLocation,
     unconfigured: Unconfigured,
-    guardrails: Arc<Guardrails>,
+    guardrails: Guardrails,
     latches: Latches,
     trust_domain: Option<TrustDomain>,
     namespace: String,
@@ -56,16 +56,6 @@ pub(super) struct Loader {
     live: Option<[u8; 32]>,
     /// There has been a policy of the workload's own.
     configured: bool,
-}
-
-/// What a policy was made from: whoever asks why a rule decided needs its text.
-#[derive(Debug)]
-pub(super) struct Recipe {
-    pub(super) set: PolicySet,
-    pub(super) workload: Workload,
-    limits: Limits,
-    guardrails: Arc<Guardrails>,
-    latches: Latches,
 }
 
 /// What stands in the file.
@@ -102,7 +92,7 @@ impl Loader {
                 config::Unconfigured::Audit => Unconfigured::Audit,
                 config::Unconfigured::Permissive => Unconfigured::Permissive,
             },
-            guardrails: Arc::new(config.guardrails.clone()),
+            guardrails: config.guardrails.clone(),
             latches: Latches::new(),
             trust_domain: config.trust_domain.clone(),
             namespace: config.namespace.clone().unwrap_or_default(),
@@ -162,44 +152,31 @@ impl Loader {
                 true => Policy::deny_all(Reason::NoPolicy),
                 false => Policy::unconfigured(self.unconfigured),
             };
-            return Loaded::Policy { policy: Box::new(policy), recipe: None, origin, digest };
+            return Loaded::Policy { policy: Box::new(policy), workload: None, origin, digest };
         }
         let Some(trust_domain) = self.trust_domain.clone() else { return Loaded::Waiting };
-        let recipe = Recipe {
-            set,
-            limits,
-            workload: Workload {
-                trust_domain,
-                namespace: self.namespace.clone(),
-                service_account: self.service_account.clone(),
-                ports: self.ports.clone(),
-            },
-            guardrails: Arc::clone(&self.guardrails),
-            latches: self.latches.clone(),
+        let workload = Workload {
+            trust_domain,
+            namespace: self.namespace.clone(),
+            service_account: self.service_account.clone(),
+            ports: self.ports.clone(),
         };
-        match Policy::compile(&recipe.set.sources(), &recipe.config(now)) {
+        let config = CompileConfig {
+            workload: &workload,
+            limits,
+            guardrails: &self.guardrails,
+            mode: set.mode.unwrap_or_default(),
+            http_options: &set.http_options,
+            latches: &self.latches,
+            now,
+        };
+        match Policy::compile(&set.sources(), &config) {
             Ok(policy) => {
                 self.configured = true;
                 self.live = Some(digest);
-                Loaded::Policy { policy: Box::new(policy), recipe: Some(Box::new(recipe)), origin, digest }
+                Loaded::Policy { policy: Box::new(policy), workload: Some(workload), origin, digest }
             }
             Err(found) => Loaded::Failed(report(&found)),
-        }
-    }
-}
-
-// === impl Recipe ===
-
-impl Recipe {
-    pub(super) fn config(&self, now: SystemTime) -> CompileConfig<'_> {
-        CompileConfig {
-            workload: &self.workload,
-            limits: self.limits,
-            guardrails: &self.guardrails,
-            mode: self.set.mode.unwrap_or_default(),
-            http_options: &self.set.http_options,
-            latches: &self.latches,
-            now,
         }
     }
 }

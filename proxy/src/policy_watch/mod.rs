@@ -18,13 +18,13 @@ use std::{
 
 use arc_swap::ArcSwap;
 use mantlet_identity::IdentityHandle;
-use mantlet_policy::{ModeName, Policy, Reason};
+use mantlet_policy::{ModeName, Policy, Reason, Workload};
 use serde_json::Value;
 use tokio::{sync::watch, time::sleep};
 
 use self::{
     file::FileWatch,
-    load::{Loaded, Loader, Recipe},
+    load::{Loaded, Loader},
 };
 pub use self::{load::Origin, status::PolicyStatus};
 use crate::{config::Config, log, log::Log, readiness::Blocker};
@@ -43,7 +43,8 @@ pub struct PolicySnapshot {
     pub origin: Origin,
     /// When it was published.
     pub since: SystemTime,
-    recipe: Option<Recipe>,
+    /// What short forms stand for; none without a policy of the workload's own.
+    workload: Option<Workload>,
 }
 
 /// A look at the policy from any thread. Cheap to clone.
@@ -144,7 +145,7 @@ impl PolicyWatch {
             generation: 0,
             origin: Origin::Nothing,
             since: now,
-            recipe: None,
+            workload: None,
         };
         let shared = Arc::new(Shared {
             current: ArcSwap::from_pointee(first),
@@ -201,11 +202,11 @@ impl PolicyWatch {
                 "the own trust domain is not known yet, and the policy's short identities belong to it",
                 "wait for the identity, or set --trust-domain",
             ),
-            Loaded::Policy { policy, recipe, origin, digest } => {
+            Loaded::Policy { policy, workload, origin, digest } => {
                 let seen = Some(Seen::Content(digest));
                 if self.seen != seen {
                     self.seen = seen;
-                    self.publish(*policy, recipe.map(|recipe| *recipe), origin, now);
+                    self.publish(*policy, workload, origin, now);
                 }
             }
             Loaded::Unchanged { digest } => {
@@ -223,7 +224,7 @@ impl PolicyWatch {
         }
     }
 
-    fn publish(&mut self, policy: Policy, recipe: Option<Recipe>, origin: Origin, now: SystemTime) {
+    fn publish(&mut self, policy: Policy, workload: Option<Workload>, origin: Origin, now: SystemTime) {
         self.started = true;
         self.next_end = policy.expire(now);
         let generation = self.shared.current.load().generation + 1;
@@ -232,7 +233,7 @@ impl PolicyWatch {
             generation,
             origin,
             since: now,
-            recipe,
+            workload,
         }));
         self.succeeded(true, now);
         self.shared.version.send_modify(|version| *version += 1);
@@ -266,7 +267,7 @@ impl PolicyWatch {
             generation: 0,
             origin,
             since: now,
-            recipe: None,
+            workload: None,
         }));
         self.shared.version.send_modify(|version| *version += 1);
     }

@@ -310,6 +310,26 @@ async fn the_running_sidecar_explains_what_it_would_decide() {
     assert_eq!((&described["mode"], &described["rules"]), (&json!("enforce"), &json!(["read"])));
 }
 
+#[tokio::test]
+async fn asking_about_a_time_to_come_ends_no_grant() {
+    let dir = TempDir::new();
+    let until = "allow shop/web to GET /orders/** on 8080 until 2099-01-01T00:00Z as read\n";
+    let watched = Watched::file(&dir.file("policy", until));
+    let reason = |at: Option<u32>| {
+        let question =
+            json!({"peer": "shop/web", "port": 8080, "method": "GET", "path": "/orders/1", "at": at});
+        watched.handle.explain(&question).unwrap()["reason"].clone()
+    };
+    assert_eq!(
+        (reason(None), reason(Some(u32::MAX)), reason(None)),
+        ("rule".into(), "expired".into(), "rule".into())
+    );
+    assert!(
+        watched.handle.current().policy.expire(SystemTime::now()).is_some(),
+        "it still has an end to come"
+    );
+}
+
 /// A downward-API file with these annotations.
 fn annotations(pairs: &[(&str, &str)]) -> String {
     pairs.iter().map(|(key, value)| format!("{key}={value:?}\n")).collect()
