@@ -5,10 +5,12 @@ use std::ffi::OsString;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::certs::CertsArgs;
-use crate::demo::DemoArgs;
+use crate::demo::{DemoArgs, SweepArgs};
 use crate::dev_agent::DevAgentArgs;
 use crate::output::ColorChoice;
 use crate::policy::PolicyArgs;
+use crate::traffic::edges::EdgesArgs;
+use crate::traffic::tail::TailArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -16,6 +18,7 @@ Examples:
   mantlet dev-agent --socket ./agent.sock --entries entries.toml
   mantlet certs --workload-api unix:///run/spire/sockets/agent.sock
   mantlet policy check deploy/*.yaml
+  mantlet tail --deny
 
 Exit codes: 0 all is well, 1 a finding or a failed expectation, 2 usage, 3 unreachable.";
 
@@ -23,6 +26,16 @@ const COMPLETIONS: &str = "\
 Examples:
   mantlet completions bash > ~/.local/share/bash-completion/completions/mantlet
   mantlet completions fish > ~/.config/fish/completions/mantlet.fish";
+
+const PROXY: &str = "\
+Examples:
+  mantlet proxy --help
+  mantlet proxy --inbound 0.0.0.0:8443=127.0.0.1:8080 --policy api.policy";
+
+const VERSION: &str = "\
+Examples:
+  mantlet version
+  mantlet version -o json";
 
 /// SPIFFE identities and policy for every connection of a workload.
 #[derive(Debug, Parser)]
@@ -39,14 +52,21 @@ pub(crate) struct Arguments {
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Two workloads with real sidecars on loopback, and what they may do to each other
+    /// Four workloads with real sidecars on loopback, and what they may do to each other
     Demo(DemoArgs),
-    /// Show the identity that a Workload API gives
+    /// Removes what a demo that was killed has left
+    #[command(hide = true)]
+    DemoSweep(SweepArgs),
+    /// Show the identity that a Workload API gives, or that a sidecar has
     Certs(CertsArgs),
+    /// Show who talks to whom, and what came of it
+    Edges(EdgesArgs),
+    /// Show decisions as they are made
+    Tail(TailArgs),
     /// Run a development SPIFFE Workload API with its own CA
     DevAgent(DevAgentArgs),
     /// Run the sidecar
-    #[command(disable_help_flag = true)]
+    #[command(disable_help_flag = true, after_help = PROXY)]
     Proxy(ProxyArgs),
     /// Check, test, explain and show policies, offline
     Policy(PolicyArgs),
@@ -54,6 +74,7 @@ pub(crate) enum Command {
     #[command(after_help = COMPLETIONS)]
     Completions(CompletionsArgs),
     /// Print the version
+    #[command(after_help = VERSION)]
     Version(VersionArgs),
 }
 
@@ -90,4 +111,32 @@ pub(crate) enum Format {
     Table,
     /// One JSON document
     Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn lacking(command: &clap::Command, path: &str, found: &mut Vec<String>) {
+        let path = format!("{path} {}", command.get_name());
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        if !help.contains("Examples:") || !help.contains(path.trim()) {
+            found.push(path.clone());
+        }
+        for verb in command.get_subcommands().filter(|verb| verb.get_name() != "help" && !verb.is_hide_set())
+        {
+            lacking(verb, &path, found);
+        }
+    }
+
+    #[test]
+    fn every_verb_shows_examples_of_itself() {
+        let mut found = Vec::new();
+        let mut command = Arguments::command();
+        command.build();
+        lacking(&command, "", &mut found);
+        assert!(found.is_empty(), "{found:?}");
+    }
 }

@@ -28,6 +28,16 @@ Examples:
   mantlet dev-agent --socket ./agent.sock --control ./control.sock --trust-domain a.test --trust-domain b.test
   mantlet dev-agent ctl --control ./control.sock ca prepare";
 
+const CTL_EXAMPLES: &str = "\
+Examples:
+  mantlet dev-agent ctl --control ./control.sock status
+  mantlet dev-agent ctl --control ./control.sock svid rotate
+  mantlet dev-agent ctl --control ./control.sock ca prepare
+  mantlet dev-agent ctl --control ./control.sock ca activate
+  mantlet dev-agent ctl --control ./control.sock ca retire
+
+Exit codes: 0 done, 1 refused, 2 usage, 3 no agent answers.";
+
 /// Arguments of `mantlet dev-agent`.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -64,6 +74,7 @@ enum DevAgentCommand {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = CTL_EXAMPLES)]
 struct CtlArgs {
     /// Control socket of the running agent
     #[arg(long, value_name = "PATH")]

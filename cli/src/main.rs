@@ -7,6 +7,7 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
+mod admin;
 mod arguments;
 mod certs;
 mod demo;
@@ -15,6 +16,7 @@ mod failure;
 mod output;
 mod policy;
 mod runtime;
+mod traffic;
 mod version;
 
 use std::process::ExitCode;
@@ -43,7 +45,10 @@ fn run(command: Command, output: &Output) -> Result<ExitCode, Failure> {
         Command::Certs(arguments) => certs::run(&arguments, output)?,
         Command::Completions(arguments) => completions(&arguments, output),
         Command::Demo(arguments) => demo::run(&arguments, output)?,
+        Command::DemoSweep(arguments) => demo::sweep(&arguments),
         Command::DevAgent(arguments) => dev_agent::run(arguments, output)?,
+        Command::Edges(arguments) => return traffic::edges::run(&arguments, output),
+        Command::Tail(arguments) => return traffic::tail::run(&arguments, output),
         Command::Policy(arguments) => return policy::run(&arguments, output),
         Command::Version(arguments) => version::run(&arguments, output)?,
     }

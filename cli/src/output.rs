@@ -59,6 +59,13 @@ impl Output {
         writeln!(out, "{text}").and_then(|()| out.flush()).is_ok()
     }
 
+    /// Writes over the line that the cursor is in, and stays there; for a terminal.
+    pub(crate) fn try_rewrite(&self, text: &str) -> bool {
+        let mut out = io::stdout().lock();
+        // ECMA-48: to column 1, erase to the end of the line.
+        write!(out, "\r{text}\x1b[K").and_then(|()| out.flush()).is_ok()
+    }
+
     /// Writes a line to standard error; there is nobody to tell when that fails.
     pub(crate) fn note(&self, text: &str) {
         let _ = writeln!(io::stderr().lock(), "{text}");

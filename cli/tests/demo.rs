@@ -4,6 +4,7 @@ mod support;
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -22,13 +23,41 @@ fn demo_once_verifies_everything_in_less_than_twenty_seconds_and_leaves_nothing(
 
     let events: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let of = |name: &str| events.iter().filter(|event| event["event"] == name).collect::<Vec<_>>();
-    let calls = of("call");
-    assert_eq!(calls.len(), 3, "{out}");
-    assert_eq!((&calls[0]["status"], &calls[0]["decision"]), (&200.into(), &"allow".into()));
-    assert_eq!(calls[0]["seen"], "api saw spiffe://demo.local/ns/shop/sa/web");
-    assert_eq!((&calls[1]["status"], &calls[1]["why"]), (&403.into(), &"default".into()));
-    assert_eq!(calls[1]["nearest"], "web-read");
-    assert_eq!((&calls[2]["status"], &calls[2]["why"]), (&Value::Null, &"CertificateRequired".into()));
+    let shown: Vec<_> = of("call")
+        .iter()
+        .map(|call| {
+            let word = |name: &str| call[name].as_str().unwrap_or_default().to_owned();
+            let status = call["status"].as_u64().unwrap_or_default();
+            (word("caller"), word("called"), word("request"), status, word("decision"), word("why"))
+        })
+        .collect();
+    let shown: Vec<_> = shown
+        .iter()
+        .map(|(a, b, c, d, e, f)| (a.as_str(), b.as_str(), c.as_str(), *d, e.as_str(), f.as_str()))
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            ("web", "api", "GET /orders/42", 200, "allow", "rule web-read"),
+            ("web", "api", "DELETE /orders/42", 403, "deny", "default"),
+            ("intruder", "api", "GET /orders/42", 403, "deny", "default"),
+            ("api", "db", "grpc Rows/Get", 0, "allow", "rule api-get"),
+            ("api", "db", "grpc Rows/Drop", 7, "deny", "default"),
+            ("api", "db", "tcp", 0, "allow", "rule api-sql"),
+            ("intruder", "db", "tcp", 0, "deny", "default"),
+            ("no cert", "api", "GET /orders/42", 0, "refused in TLS", "no_peer_cert"),
+            ("forged", "api", "GET /orders/42", 0, "refused in TLS", "unknown_issuer"),
+            ("plaintext", "api", "GET /orders/42", 0, "refused in TLS", "protocol"),
+            ("intruder", "api", "GET /orders/42", 200, "would_deny", "default"),
+            ("intruder", "api", "GET /orders/42", 403, "deny", "default"),
+            ("api", "db", "grpc Rows/Watch", 7, "deny", "policy"),
+            ("api", "db", "grpc Rows/Get", 0, "allow", "rule api-get"),
+        ]
+    );
+    assert_eq!(of("call")[0]["seen"], "api saw spiffe://demo.local/ns/shop/sa/web");
+    assert_eq!(of("call")[1]["nearest"], "web-read");
+    assert_eq!(of("edit").len(), 3);
+    assert_eq!(of("sidecar").len(), 4);
     let rotation = of("rotation")[0];
     assert_eq!((&rotation["cause"], &rotation["failed"]), (&"half_life".into(), &0.into()));
     assert!(rotation["requests"].as_u64().is_some_and(|requests| requests > 100), "{rotation}");
@@ -44,7 +73,7 @@ fn demo_once_is_readable_on_eighty_columns_without_colour() {
     let output = run(&scratch, &["demo", "--once", "-o", "text"]);
     let out = stdout(&output);
     assert!(output.status.success(), "{out}\n{}", stderr(&output));
-    assert!(out.contains("all 4 checks passed"), "{out}");
+    assert!(out.contains("all 15 checks passed"), "{out}");
     assert!(!out.contains('\x1b'), "{out}");
     for line in out.lines() {
         // The test's own directory is deeper than what people have.
@@ -66,15 +95,38 @@ fn the_demo_ends_cleanly_when_its_service_manager_says_so() {
 fn stays_until(signal: &str) {
     let scratch = Scratch::new();
     let mut demo = Running::start(&scratch, &["demo"]);
-    let pids: Vec<u64> = (0..2).map(|_| demo.event("sidecar")["pid"].as_u64().expect("a pid")).collect();
+    let pids: Vec<u64> = (0..4).map(|_| demo.event("sidecar")["pid"].as_u64().expect("a pid")).collect();
     assert_eq!(demo.event("result")["passed"], true);
     let get = demo.event("try")["command"].as_str().expect("a command").to_owned();
     let delete = demo.event("try")["command"].as_str().expect("a command").to_owned();
     assert_eq!(status_of("GET", &get), 200, "{get}");
     assert_eq!(status_of("DELETE", &delete), 403, "{delete}");
-    let certs = demo.event("try")["command"].as_str().expect("a command").to_owned();
-    let shown = run(&scratch, &certs.split_whitespace().skip(1).collect::<Vec<_>>());
-    assert!(stdout(&shown).contains("id       spiffe://demo.local/ns/shop/sa/web"), "{}", stderr(&shown));
+    let intruder = demo.event("try")["command"].as_str().expect("a command").to_owned();
+    assert_eq!(status_of("GET", &intruder), 403, "{intruder}");
+    let mut printed = |instead: &str, of: &str| {
+        let command = demo.event("try")["command"].as_str().expect("a command").replace(of, instead);
+        let shown = run(&scratch, &command.split_whitespace().skip(1).collect::<Vec<_>>());
+        assert!(shown.status.success(), "{command}: {}", stderr(&shown));
+        stdout(&shown)
+    };
+    let edges = printed("", "!");
+    for edge in ["shop/web       shop/api  http mtls", "shop/intruder  shop/db   tcp mtls"] {
+        assert!(edges.contains(edge), "{edge}: {edges}");
+    }
+    // The next two go on until somebody ends them; requests flow, so there is something to show at once.
+    // One of five may be about a certificate.
+    let tail = printed("-n 5", "--deny");
+    assert!(tail.contains("allow      shop/web -> shop/api  GET /orders/7  web-read"), "{tail}");
+    let certs = printed("", "-w ");
+    assert!(certs.contains("id       spiffe://demo.local/ns/shop/sa/api"), "{certs}");
+    let _metrics = demo.event("try");
+    let edit = demo.event("try")["command"].as_str().expect("a command").to_owned();
+    let edited = Command::new("bash").args(["-c", &edit]).status();
+    assert!(edited.is_ok_and(|status| status.success()), "{edit}");
+    let begin = Instant::now();
+    while status_of("DELETE", &delete) != 200 {
+        assert!(begin.elapsed() < support::PATIENCE, "the policy is live");
+    }
     let status = demo.end(signal);
     assert_eq!(status.code(), Some(0), "{signal}");
     pids.into_iter().for_each(wait_until_gone);
@@ -92,12 +144,13 @@ fn the_demo_ends_cleanly_when_nobody_reads_it_any_more() {
 }
 
 #[test]
-fn killing_the_demo_kills_its_sidecars() {
+fn killing_the_demo_kills_its_sidecars_and_leaves_nothing() {
     let scratch = Scratch::new();
     let mut demo = Running::start(&scratch, &["demo"]);
-    let pids: Vec<u64> = (0..2).map(|_| demo.event("sidecar")["pid"].as_u64().expect("a pid")).collect();
+    let pids: Vec<u64> = (0..4).map(|_| demo.event("sidecar")["pid"].as_u64().expect("a pid")).collect();
     demo.end("-KILL");
     pids.into_iter().for_each(wait_until_gone);
+    scratch.wait_until_empty();
 }
 
 #[test]

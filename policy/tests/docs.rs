@@ -8,8 +8,12 @@ mod common;
 
 use common::{Setup, now, show, workload};
 use mantlet_policy::{
-    Code, Diagnostic, Guardrails, HttpOptions, Latches, Limits, Source, canonical::Malformed, check, expect,
-    language::Time, registry, upstreams,
+    Code, Diagnostic, Guardrails, HttpOptions, Latches, Limits, Source,
+    canonical::Malformed,
+    check, expect,
+    language::Time,
+    registry::{self, KeyKind, KnownKey},
+    upstreams,
 };
 
 const PAGE: &str = include_str!("../../docs/policy.md");
@@ -109,4 +113,22 @@ fn every_code_and_every_reason_is_on_the_page() {
         let row = format!("| `{reason}` | {} |", reason.explain());
         assert!(PAGE.contains(&row), "{row}");
     }
+}
+
+#[test]
+fn every_annotation_and_label_has_its_row() {
+    let page = include_str!("../../docs/annotations.md");
+    for KnownKey { key, kind, meaning } in registry::KEYS {
+        let place = match kind {
+            KeyKind::Live => "pod, live",
+            KeyKind::Admission => "pod, at admission",
+            KeyKind::Ours => "pod, set by Mantlet",
+            KeyKind::Label => "label of a ",
+            KeyKind::Service => "Service",
+        };
+        let row = page.lines().find(|line| line.starts_with(&format!("| `{key}` | {place}")));
+        assert!(row.is_some_and(|row| row.ends_with(&format!(" | {meaning} |"))), "{key}: {row:?}");
+    }
+    let rows = page.lines().filter(|line| line.starts_with("| `mantlet.dev/")).count();
+    assert_eq!(rows, registry::KEYS.len());
 }

@@ -24,6 +24,7 @@ use tokio::{
 use tracing::error;
 
 use crate::{
+    activity::Activity,
     addr::OrigDst,
     admin,
     authz::Authorizer,
@@ -163,6 +164,8 @@ impl App {
         if config.intercept.is_some() {
             tokio::spawn(self_check::watch(readiness.blocker("interception")));
         }
+        let activity = Activity::default();
+        tokio::spawn(observe::follow(activity.clone(), policy.clone(), identity.clone()));
 
         let permits = Arc::new(Semaphore::new(config.max_connections));
         let sockets = listeners.iter().map(Vec::len).sum();
@@ -174,7 +177,8 @@ impl App {
         );
         let mut threads = Vec::new();
         for (number, listeners) in listeners.into_iter().enumerate() {
-            let authorizer = Authorizer::new(policy.clone(), Arc::clone(&metrics), log.clone());
+            let authorizer =
+                Authorizer::new(policy.clone(), Arc::clone(&metrics), activity.clone(), log.clone());
             let worker = Worker {
                 listeners,
                 authorizer: Arc::new(authorizer),
@@ -202,6 +206,7 @@ impl App {
             metrics,
             identity,
             policy,
+            activity,
             config: &config,
             draining: Arc::clone(&draining),
             stop: Arc::clone(&stop),

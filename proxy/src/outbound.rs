@@ -2,8 +2,8 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::{Duration, SystemTime},
 };
 
 use http::{Request, Response, Version};
@@ -14,6 +14,7 @@ use tokio::{net::TcpStream, sync::watch};
 use tracing::debug;
 
 use crate::{
+    activity::{Edge, Outcome, Subject},
     authz::{Authorizer, Permit},
     connection::{self, ConnectionError},
     detect,
@@ -66,6 +67,9 @@ struct HttpConnection {
     endpoints: Endpoints,
     upstream: Balanced,
     requests: Arc<RequestMetrics>,
+    peer: Text,
+    /// Where requests that the peer carried are counted.
+    carried: OnceLock<Arc<Edge>>,
     switch: Switch,
     /// The weight of a connection that was switched to WebSocket.
     switched: Mutex<Option<Load>>,
@@ -94,6 +98,7 @@ pub async fn serve(outbound: Arc<Outbound>, accepted: Accepted, drain: DrainToke
         Err(revoked) => revoked,
     };
     connection::log(line, &guard, reason, None);
+    count_connection(&outbound, &guard, reason);
     guard.finish(reason);
 }
 
@@ -151,6 +156,20 @@ async fn connection(
             http(HttpConnection::new(outbound, endpoints, label), tcp, drain).await
         }
     }
+}
+
+/// Counts the edge of a connection; one that carried HTTP is counted by its requests.
+fn count_connection(outbound: &Outbound, guard: &ConnectionGuard, reason: CloseReason) {
+    let (transport, peer) = guard.transport();
+    if transport == Some(Transport::Mtls) {
+        return;
+    }
+    // Whether the peer refused is not told to those who send bytes: a closed connection is all that shows.
+    let outcome = Outcome::Ended(reason);
+    let mtls = transport == Some(Transport::Opaque);
+    let (direction, peer) = (Direction::Outbound, peer.clone());
+    let subject = Subject { direction, peer, mtls, layer: "tcp", outcome };
+    outbound.authorizer.activity().edges.edge(subject).seen(SystemTime::now());
 }
 
 /// Relays to a peer, at most for as long as somebody vouches for it.
@@ -223,7 +242,9 @@ impl HttpConnection {
             outbound: Arc::clone(outbound),
             endpoints: endpoints.clone(),
             upstream: Balanced::new(pool, outbound.dialer.clone(), endpoints.clone()),
-            requests: RequestMetrics::new(Arc::clone(&outbound.metrics), Direction::Outbound, label),
+            requests: RequestMetrics::new(Arc::clone(&outbound.metrics), Direction::Outbound, label.clone()),
+            peer: label,
+            carried: OnceLock::new(),
             switch: Switch::default(),
             switched: Mutex::default(),
         })
@@ -237,6 +258,7 @@ impl HttpConnection {
         match self.forward(request.map(Body::from)).await {
             Ok(Forwarded { response, permit, addr }) => {
                 guard.answered(response.status());
+                self.count(Outcome::answered(response.headers().get(headers::DENIED)));
                 if let Some(line) = &mut line {
                     line.upstream(addr);
                     line.answered(response.status().as_u16(), None);
@@ -245,6 +267,7 @@ impl HttpConnection {
             }
             Err(error) => {
                 let id = self.outbound.authorizer.failure_id();
+                self.count(Outcome::Ended(error.close_reason()));
                 // The caller is the application of this pod: it may know what happened.
                 let response = error.refusal(Some(""), id).into_response(grpc);
                 guard.answered(response.status());
@@ -254,6 +277,17 @@ impl HttpConnection {
                 response.map(|body| body.with_scope(Box::new((guard, line))))
             }
         }
+    }
+
+    fn count(&self, outcome: Outcome) {
+        let carried = outcome == Outcome::Answered(Ok(()));
+        let edge = || {
+            let (direction, peer) = (Direction::Outbound, self.peer.clone());
+            let subject = Subject { direction, peer, mtls: true, layer: "http", outcome };
+            self.outbound.authorizer.activity().edges.edge(subject)
+        };
+        let now = SystemTime::now();
+        if carried { self.carried.get_or_init(edge).seen(now) } else { edge().seen(now) }
     }
 
     fn access_line(&self, request: &Request<Incoming>) -> Option<AccessLine> {

@@ -40,7 +40,7 @@ const TIERS: &[&[&str]] = &[
     &["pool"],
     &["authz"],
     &["directory", "policy_watch", "tls", "vouch"],
-    &["detect", "dns", "drain", "lifetime", "listener", "readiness", "revoke"],
+    &["activity", "detect", "dns", "drain", "lifetime", "listener", "readiness", "revoke"],
     &["addr", "config", "io", "log", "metrics", "sys"],
 ];
 

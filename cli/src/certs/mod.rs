@@ -1,6 +1,5 @@
 //! `mantlet certs`: an identity and whom it trusts, from a Workload API or from a running sidecar.
 
-mod admin;
 mod document;
 
 use std::net::SocketAddr;
@@ -16,6 +15,7 @@ use mantlet_proxy::admin::documents;
 use serde_json::Value;
 
 use self::document::Document;
+use crate::admin;
 use crate::arguments::Format;
 use crate::failure::Failure;
 use crate::output::Output;
@@ -25,7 +25,7 @@ const EXAMPLES: &str = "\
 Examples:
   mantlet certs --workload-api unix:///run/spire/sockets/agent.sock
   SPIFFE_ENDPOINT_SOCKET=unix:///tmp/agent.sock mantlet certs -o json
-  mantlet certs --admin 127.0.0.1:24190     # of a running sidecar
+  mantlet certs --admin 127.0.0.1:24190     # of a running sidecar, or of several
   mantlet certs -w                          # print again at each change, until Ctrl-C
 
 Exit codes: 0 there is an identity, 1 there is none, 2 usage, 3 nobody answers.";
@@ -42,9 +42,9 @@ pub(crate) struct CertsArgs {
     /// Address of the Workload API [default: $SPIFFE_ENDPOINT_SOCKET]
     #[arg(long, value_name = "ADDRESS")]
     workload_api: Option<String>,
-    /// Ask the running sidecar with this admin address instead
-    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["workload_api", "hint", "wait"])]
-    admin: Option<SocketAddr>,
+    /// Ask the running sidecar with this admin address instead; repeat it, or separate several by commas
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',', conflicts_with_all = ["workload_api", "hint", "wait"])]
+    admin: Vec<SocketAddr>,
     /// Take the SVID with this hint
     #[arg(long, value_name = "TEXT")]
     hint: Option<String>,
@@ -60,8 +60,8 @@ pub(crate) struct CertsArgs {
 }
 
 pub(crate) fn run(arguments: &CertsArgs, output: &Output) -> Result<(), Failure> {
-    if let Some(addr) = arguments.admin {
-        return block_on(ask(arguments, addr, output));
+    if !arguments.admin.is_empty() {
+        return block_on(ask(arguments, output));
     }
     let endpoint =
         Endpoint::configured_or_env(arguments.workload_api.as_deref(), |name| std::env::var_os(name))
@@ -76,30 +76,55 @@ pub(crate) fn run(arguments: &CertsArgs, output: &Output) -> Result<(), Failure>
     block_on(follow(arguments, endpoint, output))
 }
 
-/// What a sidecar says, once or at each change.
-async fn ask(arguments: &CertsArgs, addr: SocketAddr, output: &Output) -> Result<(), Failure> {
+/// What sidecars say, once or at each change.
+async fn ask(arguments: &CertsArgs, output: &Output) -> Result<(), Failure> {
     let ended = termination()?;
     let asking = async {
-        let mut last = None;
+        let mut last = vec![None; arguments.admin.len()];
         loop {
-            let value = admin::fetch(addr).await?;
-            let now = Document::parse(&value).map_err(|problem| {
-                Failure::finding(format!("what answers on {addr} is no sidecar of this version: {problem}"))
-            })?;
-            if last.as_ref() != Some(&now) {
-                write(&value, arguments.output, output)?;
-                last = Some(now);
+            let mut failed = None;
+            for (addr, last) in arguments.admin.iter().zip(&mut last) {
+                if let Err(failure) = ask_one(arguments, *addr, last, output).await {
+                    // Said by the caller, with its exit code; one before it here.
+                    if let Some(earlier) = failed.replace(failure) {
+                        output.failure(&earlier);
+                    }
+                }
             }
-            if !arguments.watch {
-                return Ok(());
+            match failed {
+                Some(failure) => return Err(failure),
+                None if arguments.watch => tokio::time::sleep(POLL).await,
+                None => return Ok(()),
             }
-            tokio::time::sleep(POLL).await;
         }
     };
     tokio::select! {
         () = ended => Ok(()),
         result = asking => result,
     }
+}
+
+async fn ask_one(
+    arguments: &CertsArgs,
+    addr: SocketAddr,
+    last: &mut Option<Document>,
+    output: &Output,
+) -> Result<(), Failure> {
+    let mut value = admin::fetch(addr, "/v1/certs").await?;
+    let now = Document::parse(&value).map_err(|problem| {
+        Failure::finding(format!("what answers on {addr} is no sidecar of this version: {problem}"))
+    })?;
+    if last.as_ref() == Some(&now) {
+        return Ok(());
+    }
+    if let (true, Some(object)) = (arguments.admin.len() > 1, value.as_object_mut()) {
+        object.insert("admin".to_owned(), addr.to_string().into());
+        if arguments.output == Format::Table && arguments.admin.first() != Some(&addr) {
+            output.line("");
+        }
+    }
+    *last = Some(now);
+    write(&value, arguments.output, output)
 }
 
 /// What a Workload API gives, once or at each change.

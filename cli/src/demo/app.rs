@@ -1,4 +1,5 @@
-//! The app behind a sidecar: plain HTTP, says what it was asked and by whom.
+//! The apps behind the sidecars. They know nothing of identities: plain HTTP that says what it was asked and by
+//! whom, gRPC without TLS, and lines over TCP.
 
 use std::convert::Infallible;
 use std::io;
@@ -12,47 +13,41 @@ use http::{Request, Response, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+
+use super::plan::{FLOW_PATH, Speaks};
+use super::rpc;
 
 /// The header that says who the verified caller is.
 pub(crate) const CALLER_HEADER: &str = "x-forwarded-client-cert";
+/// What the app on the TCP port says first.
+pub(crate) const GREETING: &str = "db ready";
 
-/// A running app.
+/// A running app, on one port.
 pub(crate) struct App {
     pub(crate) addr: SocketAddr,
-    served: Arc<Served>,
+    reached: Arc<AtomicU64>,
     task: JoinHandle<()>,
-}
-
-/// What reached the app.
-#[derive(Debug, Default)]
-struct Served {
-    reads: AtomicU64,
-    others: AtomicU64,
 }
 
 // === impl App ===
 
 impl App {
-    pub(crate) async fn start(name: &'static str) -> io::Result<Self> {
+    pub(crate) async fn start(name: &'static str, speaks: Speaks) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let addr = listener.local_addr()?;
-        let served = Arc::new(Served::default());
-        let task = tokio::spawn(serve(listener, name, Arc::clone(&served)));
-        Ok(Self { addr, served, task })
+        let reached = Arc::new(AtomicU64::new(0));
+        let task = tokio::spawn(serve(listener, name, speaks, Arc::clone(&reached)));
+        Ok(Self { addr, reached, task })
     }
 
-    /// How many requests other than GET came through.
-    pub(crate) fn writes(&self) -> u64 {
-        self.served.others.load(Ordering::Relaxed)
-    }
-
-    /// How many requests came through.
-    pub(crate) fn requests(&self) -> u64 {
-        self.writes() + self.served.reads.load(Ordering::Relaxed)
+    /// How many requests, or connections of the TCP app, came through; those that flow all the time are left out.
+    pub(crate) fn reached(&self) -> u64 {
+        self.reached.load(Ordering::Relaxed)
     }
 }
 
@@ -62,7 +57,7 @@ impl Drop for App {
     }
 }
 
-async fn serve(listener: TcpListener, name: &'static str, served: Arc<Served>) {
+async fn serve(listener: TcpListener, name: &'static str, speaks: Speaks, reached: Arc<AtomicU64>) {
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -72,23 +67,31 @@ async fn serve(listener: TcpListener, name: &'static str, served: Arc<Served>) {
                 continue;
             }
         };
-        let served = Arc::clone(&served);
-        tokio::spawn(async move {
-            let service = service_fn(|request| {
-                let response = answer(name, &request, &served);
-                async move { Ok::<_, Infallible>(response) }
-            });
-            // A sidecar may close at any time.
-            let _ = hyper::server::conn::http1::Builder::new()
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
-        });
+        // An answer in several writes must not wait for the other side's acknowledgement.
+        let _ = stream.set_nodelay(true);
+        let reached = Arc::clone(&reached);
+        // A sidecar may close at any time: how these end is nobody's affair.
+        match speaks {
+            Speaks::Http => tokio::spawn(http(stream, name, reached)),
+            Speaks::Grpc => tokio::spawn(grpc(stream, reached)),
+            Speaks::Tcp => tokio::spawn(lines(stream, reached)),
+        };
     }
 }
 
-fn answer(name: &str, request: &Request<Incoming>, served: &Served) -> Response<Full<Bytes>> {
-    let counter = if request.method() == http::Method::GET { &served.reads } else { &served.others };
-    counter.fetch_add(1, Ordering::Relaxed);
+async fn http(stream: TcpStream, name: &'static str, reached: Arc<AtomicU64>) {
+    let service = service_fn(|request| {
+        let response = answer(name, &request, &reached);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let serving = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    let _ = serving.await;
+}
+
+fn answer(name: &str, request: &Request<Incoming>, reached: &AtomicU64) -> Response<Full<Bytes>> {
+    if request.uri().path() != FLOW_PATH {
+        reached.fetch_add(1, Ordering::Relaxed);
+    }
     let caller: Vec<String> = request
         .headers()
         .get_all(CALLER_HEADER)
@@ -102,4 +105,28 @@ fn answer(name: &str, request: &Request<Incoming>, served: &Served) -> Response<
     let mut response = Response::new(Full::new(Bytes::from(format!("{body}\n"))));
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
     response
+}
+
+async fn grpc(stream: TcpStream, reached: Arc<AtomicU64>) {
+    let service = service_fn(|request: Request<Incoming>| {
+        reached.fetch_add(1, Ordering::Relaxed);
+        async move { Ok::<_, Infallible>(rpc::answer(request.uri().path())) }
+    });
+    let serving = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+        .serve_connection(TokioIo::new(stream), service);
+    let _ = serving.await;
+}
+
+/// Speaks first, as databases do, and gives every line back.
+async fn lines(stream: TcpStream, reached: Arc<AtomicU64>) {
+    reached.fetch_add(1, Ordering::Relaxed);
+    let mut stream = BufReader::new(stream);
+    let mut line = format!("{GREETING}\n");
+    while stream.get_mut().write_all(line.as_bytes()).await.is_ok() {
+        line.clear();
+        match stream.read_line(&mut line).await {
+            Ok(length) if length > 0 => {}
+            _ => return,
+        }
+    }
 }

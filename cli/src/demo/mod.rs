@@ -1,25 +1,29 @@
-//! `mantlet demo`: two workloads with real sidecars on loopback, and a script that shows and checks
+//! `mantlet demo`: four workloads with real sidecars on loopback, and a script that shows and checks
 //! what they do.
 
 mod app;
 mod client;
 mod plan;
 mod report;
+mod rpc;
 mod scratch;
 mod sidecar;
 mod stage;
 mod story;
+mod stranger;
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
-use http::Method;
 use mantlet_devagent::{Cause, Issuance};
 use tokio::sync::broadcast::Receiver;
 
-use self::plan::{CALLER, PATH};
-use self::report::{Report, Scene, seconds};
+use self::plan::PATH;
+use self::report::{Report, Rotation, Scene, seconds};
+pub(crate) use self::scratch::{SweepArgs, sweep};
 use self::stage::Stage;
+use self::story::Flow;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::runtime::{block_on, termination};
@@ -32,8 +36,8 @@ Examples:
 
 Exit codes: 0 everything was as it should be, 1 something was not.";
 
-/// Between two requests while the demo stays.
-const PACE: Duration = Duration::from_millis(100);
+/// Between two looks while the demo stays.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Arguments of `mantlet demo`.
 #[derive(Debug, Args)]
@@ -88,7 +92,7 @@ async fn perform(stage: &mut Stage, once: bool, report: &Report<'_>) -> Result<(
     let begin = Instant::now();
     let mut issuances = stage.agent.issuances();
     stage.raise(report).await?;
-    let score = story::play(stage, &mut issuances, report).await?;
+    let (score, flow) = story::play(stage, &mut issuances, report).await?;
     let passed = score.failed == 0;
     report.show(&Scene::Result {
         passed,
@@ -103,74 +107,87 @@ async fn perform(stage: &mut Stage, once: bool, report: &Report<'_>) -> Result<(
         };
     }
     invite(stage, report)?;
-    stay(stage, issuances, report).await
+    stay(stage, &flow, issuances, report).await
 }
 
 /// Lines to paste.
 fn invite(stage: &mut Stage, report: &Report<'_>) -> Result<(), Failure> {
-    let caller = stage.actor(CALLER)?;
-    let (outbound, admin) = (caller.outbound, caller.admin);
-    report.remark("\n try");
-    if let Some(outbound) = outbound {
-        let url = format!("http://{outbound}{PATH}");
-        report.show(&Scene::Try {
-            command: format!("curl -i {url}"),
-            expect: "you are web: 200, and the app says who called",
-        });
-        report.show(&Scene::Try {
-            command: format!("curl -i -X DELETE {url}"),
-            expect: "you are web: 403, no rule allows it",
-        });
+    let (web, intruder) =
+        (stage.outbound("web", ("api", "http"))?, stage.outbound("intruder", ("api", "http"))?);
+    let (api, db) = (stage.actor("api")?.admin, stage.actor("db")?.admin);
+    let annotations = stage.directory().join("api.annotations");
+    let mantlet = program();
+    let lines = [
+        (format!("curl -i http://{web}{PATH}"), "you are web: 200, and the app says who called"),
+        (format!("curl -i -X DELETE http://{web}{PATH}"), "403, no line allows it"),
+        (format!("curl -i http://{intruder}{PATH}"), "you are the intruder: 403"),
+        (format!("{mantlet} edges --admin {api},{db}"), "who talks to whom"),
+        (format!("{mantlet} tail --deny --admin {api},{db}"), "refusals as they happen"),
+        (format!("{mantlet} certs -w --admin {api}"), "the identity of api, and each renewal"),
+        (format!("curl -s http://{api}/metrics | grep authz"), "what the sidecar of api has decided"),
+        (
+            format!("sed -i 's/to GET/to GET,DELETE/' {}", annotations.display()),
+            "the policy is live: now web may delete",
+        ),
+    ];
+    report.remark("\n try, in another terminal");
+    for (command, expect) in lines {
+        report.show(&Scene::Try { command, expect });
     }
-    report.show(&Scene::Try {
-        command: format!("mantlet certs --admin {admin}"),
-        expect: "the identity of web; add -w to see it renewed",
-    });
-    report.show(&Scene::Try {
-        command: format!("curl -s http://{admin}/metrics"),
-        expect: "what the sidecar of web counts",
-    });
-    report.remark("\n Ctrl-C ends it and leaves nothing behind.");
+    report.remark("\n Ctrl-C ends it and leaves nothing behind.\n");
     Ok(())
 }
 
-/// Goes on calling until somebody ends it, and says when SVIDs are renewed.
+/// This program, as it was called: `cargo run` puts it on no path.
+fn program() -> String {
+    let called = std::env::args().next().filter(|program| program.contains('/'));
+    called.unwrap_or_else(|| "mantlet".to_owned())
+}
+
+/// Lets the requests flow until somebody ends it, and says when SVIDs are renewed.
 async fn stay(
     stage: &mut Stage,
+    flow: &Flow,
     mut issuances: Receiver<Issuance>,
     report: &Report<'_>,
 ) -> Result<(), Failure> {
-    let mut client = story::caller(stage)?;
-    let flow = async {
-        let (mut requests, mut failed) = (0_u64, 0_u64);
-        let mut since = Instant::now();
+    flow.slow_down();
+    let begin = Instant::now();
+    let watch = async {
+        let mut renewals = 0_u64;
         loop {
-            requests += 1;
-            let answer = client.send(Method::GET, PATH, &[]).await;
-            failed += u64::from(!answer.is_ok_and(|reply| reply.status == http::StatusCode::OK));
+            let mut renewed = BTreeSet::new();
             while let Ok(issuance) = issuances.try_recv() {
-                if report.is_json() && issuance.cause == Cause::HalfLife {
-                    let workloads = plan::WORKLOADS.iter().map(|workload| workload.name);
-                    let name = |name: &&str| issuance.id.as_str().ends_with(&format!("/{name}"));
-                    report.show(&Scene::Rotation(report::Rotation {
-                        workloads: workloads.filter(name).collect(),
-                        cause: "half_life",
-                        seconds: seconds(since.elapsed()),
-                        requests,
-                        failed,
-                        problem: None,
-                    }));
-                    since = Instant::now();
+                if issuance.cause == Cause::HalfLife {
+                    renewals += 1;
+                    let name = issuance.id.as_str().rsplit('/').next().unwrap_or_default().to_owned();
+                    renewed.extend(plan::WORKLOADS.iter().map(|one| one.name).find(|one| *one == name));
                 }
             }
+            let counts = flow.counts();
+            let running = seconds(begin.elapsed());
+            if !renewed.is_empty() && report.is_json() {
+                report.show(&Scene::Rotation(Rotation {
+                    workloads: renewed.into_iter().collect(),
+                    cause: "half_life",
+                    seconds: running,
+                    requests: counts.requests,
+                    failed: counts.failed,
+                    problem: None,
+                }));
+            }
+            report.status(&format!(
+                "{renewals} renewals, {} requests of web to api, {} failed",
+                counts.requests, counts.failed
+            ));
             if report.is_unread() {
                 return;
             }
-            tokio::time::sleep(PACE).await;
+            tokio::time::sleep(LOOK).await;
         }
     };
     tokio::select! {
         failure = stage.broken() => Err(failure),
-        () = flow => Ok(()),
+        () = watch => Ok(()),
     }
 }

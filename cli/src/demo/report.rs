@@ -1,6 +1,7 @@
 //! What the demo shows: lines for people on a terminal, JSON lines for everything else.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -29,13 +30,17 @@ pub(crate) enum Scene<'a> {
         name: &'static str,
         id: String,
         pid: u32,
-        inbound: Option<SocketAddr>,
-        outbound: Option<SocketAddr>,
+        /// By port.
+        inbound: BTreeMap<&'static str, SocketAddr>,
+        /// By workload and port.
+        outbound: BTreeMap<String, SocketAddr>,
         admin: SocketAddr,
         milliseconds: u128,
     },
     /// The rules of a workload.
-    Policy { workload: &'static str, line: &'a str },
+    Policy { workload: &'static str, lines: &'a [&'a str] },
+    /// A policy is changed while it is in force.
+    Edit { workload: &'static str, what: &'a str },
     /// A call and what became of it.
     Call(Call),
     /// SVIDs were renewed while requests flowed.
@@ -50,16 +55,20 @@ pub(crate) enum Scene<'a> {
 #[derive(Debug, Serialize)]
 pub(crate) struct Call {
     pub(crate) caller: &'static str,
-    pub(crate) method: &'static str,
-    pub(crate) path: &'static str,
+    pub(crate) called: &'static str,
+    pub(crate) request: String,
+    /// Of HTTP or gRPC.
     pub(crate) status: Option<u16>,
     pub(crate) decision: &'static str,
     pub(crate) why: String,
-    /// What the called app saw of the caller.
+    /// What the called app saw of the caller, or the caller of the app.
     pub(crate) seen: Option<String>,
     /// The rule that came nearest to allowing it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) nearest: Option<String>,
+    /// Under which it stands in the audit log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) id: Option<String>,
     pub(crate) milliseconds: f64,
     /// What is not as it should be.
     pub(crate) problem: Option<String>,
@@ -111,6 +120,18 @@ impl<'a> Report<'a> {
         }
     }
 
+    /// The last line of a terminal, written over again and again.
+    pub(crate) fn status(&self, text: &str) {
+        let style = self.output.out;
+        let line = format!(" {} {}", style.good(style.symbol("↻", "*")), style.dim(text));
+        if self.json || !self.output.terminal {
+            return;
+        }
+        if !self.output.try_rewrite(&line) {
+            self.unread.set(true);
+        }
+    }
+
     fn line(&self, text: &str) {
         if !self.output.try_line(text) {
             self.unread.set(true);
@@ -120,15 +141,39 @@ impl<'a> Report<'a> {
     /// The table's head.
     pub(crate) fn head(&self) {
         let style = self.output.out;
-        let head =
-            format!("    {:<8} {:<18} {:<17} {:<19} {:>7}", "caller", "request", "answer", "why", "took");
+        let head = format!(
+            "    {:<9} {:<3} {:<17} {:<14} {:<15} {:>8}",
+            "caller", "to", "request", "answer", "why", "took"
+        );
         self.remark(&format!("\n{}", style.dim(&head)));
+    }
+
+    /// Says that a policy is changed.
+    pub(crate) fn edit(&self, workload: &'static str, what: &str) {
+        self.show(&Scene::Edit { workload, what });
     }
 }
 
 // === impl Call ===
 
 impl Call {
+    /// A call of which nothing is known yet.
+    pub(crate) fn new(caller: &'static str, called: &'static str, request: String) -> Self {
+        Self {
+            caller,
+            called,
+            request,
+            status: None,
+            decision: "",
+            why: String::new(),
+            seen: None,
+            nearest: None,
+            id: None,
+            milliseconds: 0.0,
+            problem: None,
+        }
+    }
+
     pub(crate) fn passed(&self) -> bool {
         self.problem.is_none()
     }
@@ -151,32 +196,29 @@ fn text(scene: &Scene<'_>, style: Style) -> String {
             style.bold(&format!("mantlet {VERSION} demo")),
             style.dim(" on loopback only, nothing is left behind")
         ),
-        Scene::WorkloadApi { addr, trust_domain, svid_seconds } => format!(
-            " {} workload API  SVIDs of {trust_domain} live {svid_seconds} s\n{:16} {}",
-            style.tick(),
-            "",
-            style.dim(addr)
-        ),
-        Scene::Sidecar { name, id, pid, milliseconds, .. } => {
-            let ready = style.dim(&format!("pid {pid}, {milliseconds} ms"));
-            format!(" {} sidecar {name:<5} {id}  {ready}", style.tick())
+        Scene::WorkloadApi { addr, trust_domain, svid_seconds } => {
+            let renewed = format!("SVIDs of {trust_domain} live {svid_seconds} s, renewed at half of it");
+            format!(" {}workload API      {renewed}\n{:22}{}", ok(style), "", style.dim(addr))
         }
-        Scene::Policy { workload, line } => {
-            format!(" {} policy {workload:<6} {line}", style.tick())
+        Scene::Sidecar { name, id, pid, .. } => {
+            format!(" {}sidecar {name:<9} {id:<39} {}", ok(style), style.dim(&format!("pid {pid}")))
+        }
+        Scene::Policy { workload, lines } => {
+            let lines = lines.join(&format!("\n{:16}", ""));
+            format!(" {}policy {workload:<4} {lines}", ok(style))
+        }
+        Scene::Edit { workload, what } => {
+            format!("\n {}  {workload:<9} {}", style.warn("~"), style.bold(what))
         }
         Scene::Call(call) => call_text(call, style),
         Scene::Rotation(rotation) => rotation_text(rotation, style),
         Scene::Result { passed: true, checks, seconds, .. } => {
-            format!(
-                "\n {} {}",
-                style.tick(),
-                style.good(&format!("all {checks} checks passed in {seconds} s"))
-            )
+            format!("\n {}{}", ok(style), style.good(&format!("all {checks} checks passed in {seconds} s")))
         }
         Scene::Result { checks, failed, seconds, .. } => {
             format!(
-                "\n {} {}",
-                style.cross(),
+                "\n {}{}",
+                wrong(style),
                 style.bad(&format!("{failed} of {checks} checks failed in {seconds} s"))
             )
         }
@@ -184,38 +226,51 @@ fn text(scene: &Scene<'_>, style: Style) -> String {
     }
 }
 
+/// A mark, as wide in ASCII as it is with symbols.
+fn ok(style: Style) -> String {
+    format!("{}{} ", style.tick(), style.symbol(" ", ""))
+}
+
+fn wrong(style: Style) -> String {
+    format!("{}{} ", style.cross(), style.symbol(" ", ""))
+}
+
 fn call_text(call: &Call, style: Style) -> String {
-    let request = format!("{} {}", call.method, call.path);
     let answer = match call.status {
         Some(status) => format!("{status} {}", call.decision),
         None => call.decision.to_owned(),
     };
-    let answer = format!("{answer:<17}");
-    let answer = if call.decision == "allow" { style.good(&answer) } else { style.warn(&answer) };
+    let answer = format!("{answer:<14}");
+    let answer = match call.decision {
+        "allow" => style.good(&answer),
+        "failed" => style.bad(&answer),
+        _ => style.warn(&answer),
+    };
     let took = format!("{:.1} ms", call.milliseconds);
-    let mark = if call.passed() { style.tick() } else { style.cross() };
-    let mut text = format!(" {mark} {:<8} {request:<18} {answer} {:<19} {took:>7}", call.caller, call.why);
-    if let Some(seen) = &call.seen {
-        text.push_str(&format!("\n            {}", style.dim(seen)));
-    }
-    if let Some(nearest) = &call.nearest {
-        text.push_str(&format!("\n            {}", style.dim(&format!("nearest rule {nearest}"))));
+    let mark = if call.passed() { ok(style) } else { wrong(style) };
+    let Call { caller, called, request, why, .. } = call;
+    let mut text = format!(" {mark}{caller:<9} {called:<3} {request:<17} {answer} {why:<15} {took:>8}");
+    let nearest = call.nearest.as_ref().map(|nearest| format!("nearest rule {nearest}"));
+    let id = call.id.as_ref().map(|id| format!("audit id {id}"));
+    let audit = nearest.into_iter().chain(id).collect::<Vec<_>>().join(", ");
+    for more in call.seen.iter().chain(Some(&audit)).filter(|more| !more.is_empty()) {
+        text.push_str(&format!("\n{:14}{}", "", style.dim(more)));
     }
     if let Some(problem) = &call.problem {
-        text.push_str(&format!("\n            {}", style.bad(problem)));
+        text.push_str(&format!("\n{:14}{}", "", style.bad(problem)));
     }
     text
 }
 
 fn rotation_text(rotation: &Rotation, style: Style) -> String {
-    let mark = if rotation.problem.is_none() { style.tick() } else { style.cross() };
-    let who = rotation.workloads.join(" and ");
+    let mark = if rotation.problem.is_none() { ok(style) } else { wrong(style) };
+    let who = rotation.workloads.join(", ");
     let mut text = format!(
-        "\n {mark} rotation  new SVIDs for {who} at half life, within {} s\n{:13}{} requests meanwhile, {} failed",
-        rotation.seconds, "", rotation.requests, rotation.failed
+        "\n {mark}rotation  new SVIDs for {who} at half life\n{:14}{} requests in {} s meanwhile, {} failed",
+        "", rotation.requests, rotation.seconds, rotation.failed
     );
     if let Some(problem) = &rotation.problem {
-        text.push_str(&format!("\n             {}", style.bad(problem)));
+        text.push_str(&format!("\n{:14}{}", "", style.bad(problem)));
     }
     text
 }
@@ -234,29 +289,30 @@ mod tests {
                 svid_seconds: 8,
             },
             Scene::Sidecar {
-                name: "api",
-                id: "spiffe://demo.local/ns/shop/sa/api".into(),
+                name: "intruder",
+                id: "spiffe://demo.local/ns/shop/sa/intruder".into(),
                 pid: 4_194_304,
-                inbound: Some(addr),
-                outbound: None,
+                inbound: BTreeMap::from([("http", addr)]),
+                outbound: BTreeMap::from([("db:sql".to_owned(), addr)]),
                 admin: addr,
                 milliseconds: 1_234,
             },
-            Scene::Policy { workload: "api", line: "allow shop/web to GET /orders/** on 65535 as web-read" },
+            Scene::Policy {
+                workload: "db",
+                lines: &["allow shop/api to grpc shop.v1.Rows/Watch on grpc as api-watch"; 2],
+            },
             Scene::Call(Call {
-                caller: "no cert",
-                method: "DELETE",
-                path: "/orders/42",
-                status: None,
                 decision: "refused in TLS",
-                why: "CertificateRequired".into(),
+                why: "unknown_issuer".into(),
                 seen: Some("api saw the caller spiffe://demo.local/ns/shop/sa/web".into()),
                 nearest: Some("web-read".into()),
-                milliseconds: 123.4,
-                problem: None,
+                id: Some("01M7YS95XTBJBNWJCP00000000".into()),
+                milliseconds: 1_234.5,
+                ..Call::new("plaintext", "api", "DELETE /orders/42".into())
             }),
+            Scene::Edit { workload: "db", what: "the line api-watch is removed while api reads a stream" },
             Scene::Rotation(Rotation {
-                workloads: vec!["api", "web"],
+                workloads: vec!["api", "db", "intruder", "web"],
                 cause: "half_life",
                 seconds: 4.2,
                 requests: 12_345,
@@ -295,6 +351,6 @@ mod tests {
         let Some(Scene::Call(call)) = scenes.get_mut(4) else { panic!() };
         call.problem = Some("the app was reached".into());
         let text = text(&scenes[4], Style::PLAIN);
-        assert!(text.starts_with(" !! no cert") && text.contains("the app was reached"), "{text}");
+        assert!(text.starts_with(" !! plaintext") && text.contains("the app was reached"), "{text}");
     }
 }

@@ -14,6 +14,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
+use crate::admin::Events;
 use crate::failure::Failure;
 
 /// How long a sidecar may take to start, and to say something that is expected of it.
@@ -29,8 +30,21 @@ pub(crate) struct Sidecar {
     pub(crate) pid: u32,
     child: Child,
     events: watch::Receiver<VecDeque<Arc<Value>>>,
+    decisions: Option<watch::Receiver<Decisions>>,
     log: Arc<Mutex<VecDeque<String>>>,
 }
+
+/// What a sidecar has decided, as it tells whoever watches.
+#[derive(Default)]
+struct Decisions {
+    /// Those that are no longer kept.
+    forgotten: usize,
+    kept: VecDeque<Arc<Value>>,
+}
+
+/// A moment in the life of a sidecar; decisions after it are found by it.
+#[derive(Clone, Copy)]
+pub(crate) struct Mark(usize);
 
 // === impl Sidecar ===
 
@@ -76,14 +90,21 @@ impl Sidecar {
                 keep(&mut log.lock().unwrap_or_else(PoisonError::into_inner), line);
             }));
         }
-        Ok(Self { name, pid, child, events, log })
+        Ok(Self { name, pid, child, events, decisions: None, log })
     }
 
-    /// Waits for the listener of a role and says where it listens.
-    pub(crate) async fn listening(&mut self, role: &'static str) -> Result<SocketAddr, Failure> {
+    /// Waits for the listener of a role, in front of `upstream` if there is one, and says where it listens.
+    pub(crate) async fn listening(
+        &mut self,
+        role: &'static str,
+        upstream: Option<SocketAddr>,
+    ) -> Result<SocketAddr, Failure> {
+        let upstream = upstream.map(|upstream| upstream.to_string());
         let event = self
             .event(&format!("listens ({role})"), |event| {
-                field(event, "event") == Some("listening") && field(event, "role") == Some(role)
+                field(event, "event") == Some("listening")
+                    && field(event, "role") == Some(role)
+                    && upstream.as_deref().is_none_or(|upstream| field(event, "upstream") == Some(upstream))
             })
             .await?;
         field(&event, "addr").and_then(|addr| addr.parse().ok()).ok_or_else(|| {
@@ -101,6 +122,70 @@ impl Sidecar {
         let what = format!("writes the audit line {id}");
         self.event(&what, |event| field(event, "stream") == Some("audit") && field(event, "id") == Some(id))
             .await
+    }
+
+    /// How many policies it has taken over so far.
+    pub(crate) fn policies(&self) -> u64 {
+        let events = self.events.borrow();
+        let loaded = events.iter().filter(|event| field(event, "event") == Some("policy_loaded"));
+        loaded.filter_map(|event| event.get("generation")?.as_u64()).max().unwrap_or_default()
+    }
+
+    /// Waits until it has taken over a policy after this many.
+    pub(crate) async fn takes_over(&mut self, after: u64) -> Result<(), Failure> {
+        let newer = |event: &Value| {
+            let generation = event.get("generation").and_then(Value::as_u64);
+            field(event, "event") == Some("policy_loaded") && generation > Some(after)
+        };
+        self.event("takes the new policy over", newer).await.map(|_| ())
+    }
+
+    /// Begins to watch its decisions, at its admin listener.
+    pub(crate) async fn watch(&mut self, admin: SocketAddr) -> Result<(), Failure> {
+        let mut events = Events::of(admin, "").await?;
+        let (sender, decisions) = watch::channel(Decisions::default());
+        tokio::spawn(async move {
+            // Whoever waits for a decision that is never told says so.
+            while let Ok(Some(event)) = events.next().await {
+                if event.kind == "decision" {
+                    sender.send_modify(|decisions| decisions.keep(event.data));
+                }
+            }
+        });
+        self.decisions = Some(decisions);
+        Ok(())
+    }
+
+    /// Now, among its decisions.
+    pub(crate) fn mark(&self) -> Mark {
+        let decisions = self.decisions.as_ref();
+        Mark(decisions.map_or(0, |decisions| decisions.borrow().forgotten + decisions.borrow().kept.len()))
+    }
+
+    /// Waits for the first decision after `mark` that is the wanted one.
+    pub(crate) async fn decided(
+        &self,
+        mark: Mark,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Result<Arc<Value>, Failure> {
+        let missing =
+            || Failure::finding(format!("the sidecar of {} does not tell of a decision", self.name));
+        let mut decisions = self.decisions.clone().ok_or_else(missing)?;
+        let search = async {
+            loop {
+                let found = {
+                    let now = decisions.borrow_and_update();
+                    let since = now.kept.iter().skip(mark.0.saturating_sub(now.forgotten));
+                    since.into_iter().find(|decision| wanted(decision)).cloned()
+                };
+                match found {
+                    Some(found) => return Some(found),
+                    None => decisions.changed().await.ok()?,
+                }
+            }
+        };
+        let found = tokio::time::timeout(PATIENCE, search).await.ok().flatten();
+        found.ok_or_else(|| self.with_log(missing()))
     }
 
     /// Completes when the sidecar ends, which it never should.
@@ -169,6 +254,18 @@ impl Sidecar {
     }
 }
 
+// === impl Decisions ===
+
+impl Decisions {
+    fn keep(&mut self, decision: Value) {
+        if self.kept.len() == KEPT {
+            self.kept.pop_front();
+            self.forgotten += 1;
+        }
+        self.kept.push_back(Arc::new(decision));
+    }
+}
+
 async fn read(from: impl AsyncRead + Unpin, mut take: impl FnMut(String)) {
     let mut lines = BufReader::new(from).lines();
     while let Ok(Some(line)) = lines.next_line().await {
@@ -183,6 +280,6 @@ fn keep<T>(queue: &mut VecDeque<T>, item: T) {
     queue.push_back(item);
 }
 
-fn field<'a>(event: &'a Value, name: &str) -> Option<&'a str> {
+pub(crate) fn field<'a>(event: &'a Value, name: &str) -> Option<&'a str> {
     event.get(name).and_then(Value::as_str)
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use mantlet_devagent::{Config, Entry, Handle, RunError, Server};
@@ -18,6 +19,12 @@ use super::sidecar::Sidecar;
 use crate::failure::Failure;
 use crate::version::VERSION;
 
+/// The value of `mantlet.dev/mode` of a policy in force.
+pub(crate) const ENFORCE: &str = "enforce";
+
+/// A port that is called, by workload and name, and where it is.
+type Call = ((&'static str, &'static str), SocketAddr);
+
 /// What runs. Dropping it ends everything; [`strike`](Self::strike) does so in order.
 pub(crate) struct Stage {
     pub(crate) agent: Handle,
@@ -27,16 +34,17 @@ pub(crate) struct Stage {
     scratch: Scratch,
 }
 
-/// A workload with its app and its sidecar.
+/// A workload with its apps and its sidecar.
 pub(crate) struct Actor {
     pub(crate) id: String,
-    pub(crate) app: App,
     pub(crate) sidecar: Sidecar,
-    /// Where peers reach it.
-    pub(crate) inbound: Option<SocketAddr>,
-    /// Where its app calls others.
-    pub(crate) outbound: Option<SocketAddr>,
+    /// Its ports by name: the app, and where peers reach it.
+    pub(crate) ports: BTreeMap<&'static str, (App, SocketAddr)>,
+    /// Where its app calls others, by their name and port.
+    pub(crate) outbound: BTreeMap<(&'static str, &'static str), SocketAddr>,
     pub(crate) admin: SocketAddr,
+    /// Its annotations, if it serves anything.
+    pub(crate) annotations: Option<PathBuf>,
 }
 
 // === impl Stage ===
@@ -73,23 +81,66 @@ impl Stage {
         Ok(Self { agent, actors: BTreeMap::new(), stop_agent, agent_task, scratch })
     }
 
-    /// Starts the workloads, each with its app and its sidecar, and waits until they are ready.
+    /// Starts the workloads, each with its apps and its sidecar, and waits until they are ready.
     pub(crate) async fn raise(&mut self, report: &Report<'_>) -> Result<(), Failure> {
+        for workload in WORKLOADS.iter().filter(|workload| !workload.policy.is_empty()) {
+            report.show(&Scene::Policy { workload: workload.name, lines: workload.policy });
+        }
         for workload in WORKLOADS {
             let begin = Instant::now();
-            let actor = self.start(workload, report).await?;
+            let actor = self.start(workload).await?;
             report.show(&Scene::Sidecar {
                 name: workload.name,
                 id: actor.id.clone(),
                 pid: actor.sidecar.pid,
-                inbound: actor.inbound,
-                outbound: actor.outbound,
+                inbound: actor.ports.iter().map(|(name, (_, inbound))| (*name, *inbound)).collect(),
+                outbound: actor
+                    .outbound
+                    .iter()
+                    .map(|((called, port), addr)| (format!("{called}:{port}"), *addr))
+                    .collect(),
                 admin: actor.admin,
                 milliseconds: begin.elapsed().as_millis(),
             });
             self.actors.insert(workload.name, actor);
         }
         Ok(())
+    }
+
+    /// The private directory.
+    pub(crate) fn directory(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// Where `caller` reaches `called`.
+    pub(crate) fn outbound(
+        &mut self,
+        caller: &str,
+        called: (&'static str, &'static str),
+    ) -> Result<SocketAddr, Failure> {
+        let found = self.actor(caller)?.outbound.get(&called).copied();
+        found.ok_or_else(|| Failure::finding(format!("{caller} does not call {}", called.0)))
+    }
+
+    /// Where peers reach a port of `called`.
+    pub(crate) fn inbound(&mut self, called: &str, port: &str) -> Result<SocketAddr, Failure> {
+        let found = self.actor(called)?.ports.get(port).map(|(_, inbound)| *inbound);
+        found.ok_or_else(|| Failure::finding(format!("{called} has no port {port}")))
+    }
+
+    /// What came through to an app.
+    pub(crate) fn reached(&mut self, called: &str, port: &str) -> Result<u64, Failure> {
+        Ok(self.actor(called)?.ports.get(port).map_or(0, |(app, _)| app.reached()))
+    }
+
+    /// Gives a workload other annotations while it runs, and waits until its sidecar has taken them over.
+    pub(crate) async fn edit(&mut self, name: &str, policy: &[&str], mode: &str) -> Result<(), Failure> {
+        let actor = self.actor(name)?;
+        let loaded = actor.sidecar.policies();
+        if let Some(file) = &actor.annotations {
+            annotate(file, policy, mode)?;
+        }
+        actor.sidecar.takes_over(loaded).await
     }
 
     pub(crate) fn actor(&mut self, name: &str) -> Result<&mut Actor, Failure> {
@@ -124,63 +175,91 @@ impl Stage {
         drop(self.scratch);
     }
 
-    async fn start(&self, workload: &'static Workload, report: &Report<'_>) -> Result<Actor, Failure> {
+    async fn start(&self, workload: &'static Workload) -> Result<Actor, Failure> {
         let name = workload.name;
         let id = workload.id().map_err(|error| bug(&error))?;
-        let app = App::start(name).await.map_err(|error| {
-            Failure::finding(format!("the app of {name} cannot listen on loopback")).because(&error)
-        })?;
-        let policy = workload.policy_for(app.addr);
-        let arguments = self.arguments(workload, &app, policy.as_deref())?;
+        let mut apps = Vec::new();
+        for port in workload.ports {
+            let app = App::start(name, port.speaks).await.map_err(|error| {
+                Failure::finding(format!("the app of {name} cannot listen on loopback")).because(&error)
+            })?;
+            apps.push((port.name, app));
+        }
+        let annotations = match workload.policy {
+            [] => None,
+            policy => {
+                let file = self.directory().join(format!("{name}.annotations"));
+                annotate(&file, policy, ENFORCE)?;
+                Some(file)
+            }
+        };
+        let (arguments, called) = self.arguments(workload, &apps, annotations.as_deref())?;
         let mut sidecar = Sidecar::start(name, arguments)?;
         self.agent.add_entry(Entry::for_pid(id.clone(), sidecar.pid)).map_err(|error| bug(&error))?;
-        if let Some(line) = &policy {
-            report.show(&Scene::Policy { workload: name, line });
+        let admin = sidecar.listening("admin", None).await?;
+        let mut ports = BTreeMap::new();
+        for (port, app) in apps {
+            let inbound = sidecar.listening("inbound", Some(app.addr)).await?;
+            ports.insert(port, (app, inbound));
         }
-        let admin = sidecar.listening("admin").await?;
-        let inbound = match policy {
-            Some(_) => Some(sidecar.listening("inbound").await?),
-            None => None,
-        };
-        let outbound = match workload.calls {
-            [] => None,
-            _ => Some(sidecar.listening("outbound").await?),
-        };
+        let mut outbound = BTreeMap::new();
+        for (call, inbound) in called {
+            outbound.insert(call, sidecar.listening("outbound", Some(inbound)).await?);
+        }
         sidecar.ready().await?;
-        Ok(Actor { id: id.to_string(), app, sidecar, inbound, outbound, admin })
+        if !ports.is_empty() {
+            sidecar.watch(admin).await?;
+        }
+        Ok(Actor { id: id.to_string(), sidecar, ports, outbound, admin, annotations })
     }
 
     fn arguments(
         &self,
         workload: &Workload,
-        app: &App,
-        policy: Option<&str>,
-    ) -> Result<Vec<OsString>, Failure> {
-        let directory = self.scratch.path();
+        apps: &[(&'static str, App)],
+        annotations: Option<&Path>,
+    ) -> Result<(Vec<OsString>, Vec<Call>), Failure> {
         let mut arguments: Vec<OsString> = Vec::new();
         let mut give = |flag: &str, value: String| arguments.extend([flag.into(), value.into()]);
-        give("--workload-api", format!("unix://{}", directory.join("agent.sock").display()));
+        give("--workload-api", format!("unix://{}", self.directory().join("agent.sock").display()));
         give("--trust-domain", TRUST_DOMAIN.to_owned());
         give("--namespace", NAMESPACE.to_owned());
         give("--service-account", workload.name.to_owned());
         give("--admin", "127.0.0.1:0".to_owned());
         give("--drain-deadline", "1s".to_owned());
-        if let Some(policy) = policy {
-            let file = directory.join(format!("{}.policy", workload.name));
-            std::fs::write(&file, format!("{policy}\n")).map_err(|error| {
-                Failure::finding(format!("cannot write {}", file.display())).because(&error)
-            })?;
-            give("--policy", file.display().to_string());
+        if let Some(file) = annotations {
+            give("--annotations", file.display().to_string());
+            let ports = apps.iter().map(|(name, app)| format!("{name}={}/tcp", app.addr.port()));
+            give("--ports", ports.collect::<Vec<_>>().join(","));
+        }
+        for (_, app) in apps {
             give("--inbound", format!("127.0.0.1:0={}", app.addr));
         }
-        for called in workload.calls {
-            let inbound = self.actors.get(called).and_then(|actor| actor.inbound).ok_or_else(|| {
+        let mut calls = Vec::new();
+        for call in workload.calls {
+            let (called, port) = call;
+            let inbound = self.actors.get(called).and_then(|actor| Some(actor.ports.get(port)?.1));
+            let inbound = inbound.ok_or_else(|| {
                 Failure::finding(format!("{} calls {called}, which is not on the stage", workload.name))
             })?;
-            give("--outbound", format!("127.0.0.1:0={inbound} is {NAMESPACE}/{called} as http"));
+            let speaks =
+                WORKLOADS.iter().filter(|workload| workload.name == *called).flat_map(|one| one.ports);
+            let protocol = speaks.filter(|one| one.name == *port).map(|one| one.speaks.protocol()).next();
+            let protocol = protocol.unwrap_or_default();
+            give("--outbound", format!("127.0.0.1:0={inbound} is {NAMESPACE}/{called} as {protocol}"));
+            calls.push((*call, inbound));
         }
-        Ok(arguments)
+        Ok((arguments, calls))
     }
+}
+
+/// Writes annotations as Kubernetes delivers them to a pod: all at once, under another name first.
+fn annotate(file: &Path, policy: &[&str], mode: &str) -> Result<(), Failure> {
+    let text = format!("mantlet.dev/mode={mode:?}\nmantlet.dev/policy={:?}", policy.join("\n"));
+    let fresh = file.with_extension("new");
+    std::fs::write(&fresh, text)
+        .and_then(|()| std::fs::rename(&fresh, file))
+        .map_err(|error| Failure::finding(format!("cannot write {}", file.display())).because(&error))
 }
 
 /// What cannot be in a program that passes its own tests.

@@ -12,8 +12,17 @@ use crate::arguments::Format;
 use crate::failure::Failure;
 use crate::output::Output;
 
+const EXAMPLES: &str = "\
+Examples:
+  mantlet policy check deploy/*.yaml
+  mantlet policy check --strict --trust-domain prod.example api.policy
+  kustomize build . | mantlet policy check -
+
+Exit codes: 0 nothing found, 1 something found, 2 usage.";
+
 /// Arguments of `mantlet policy check`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct CheckArgs {
     /// Manifests and policy files; - is standard input
     #[arg(required = true, value_name = "FILE")]

@@ -14,8 +14,14 @@ use crate::arguments::Format;
 use crate::failure::Failure;
 use crate::output::Output;
 
+const EXAMPLES: &str = "\
+Examples:
+  mantlet policy show api.yaml
+  mantlet policy show --ports http=8080 -o json api.policy";
+
 /// Arguments of `mantlet policy show`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct ShowArgs {
     /// Manifests and policy files; - is standard input
     #[arg(required = true, value_name = "FILE")]

@@ -14,6 +14,10 @@ use crate::failure::Failure;
 use crate::output::Output;
 
 const EXAMPLES: &str = "\
+Examples:
+  mantlet policy test -f api.yaml api.expect
+  mantlet policy test -f api.policy --ports http=8080 api.expect
+
 An expectation file, one line each:
   expect allow web/frontend GET /orders/42 on 8080 by orders-read
   expect deny  web/frontend DELETE /orders/42 on 8080 by default

@@ -31,6 +31,15 @@ impl Scratch {
         self.0.join(name)
     }
 
+    /// For what a process that was killed leaves to others.
+    pub(crate) fn wait_until_empty(&self) {
+        let begin = Instant::now();
+        while !self.is_empty() {
+            assert!(begin.elapsed() < PATIENCE, "something is left behind");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         fs::read_dir(&self.0).expect("the directory").next().is_none()
     }

@@ -9,6 +9,9 @@ mod exposition;
 mod route;
 mod server;
 mod socket;
+mod watch;
+
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -17,7 +20,7 @@ pub use self::{
     server::{serve, serve_socket},
     socket::{Socket, post},
 };
-use crate::readiness::Readiness;
+use crate::{activity::Events, readiness::Readiness};
 
 /// Answers a question to the policy, or says what is wrong with the question.
 pub type Explain = Box<dyn Fn(&Value) -> Result<Value, String> + Send + Sync>;
@@ -34,6 +37,10 @@ pub struct Sources {
     pub policy: Box<dyn Fn() -> Value + Send + Sync>,
     /// `/v1/policy/explain`.
     pub explain: Explain,
+    /// `/v1/edges`.
+    pub edges: Box<dyn Fn() -> Value + Send + Sync>,
+    /// `/v1/events`.
+    pub events: Arc<Events>,
     /// `/v1/config`: it never changes.
     pub config: Value,
     /// Begins to drain; said twice means once.

@@ -1,15 +1,19 @@
 //! Which request gets which answer, and from where it may come.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header, request::Parts};
+use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::Incoming;
 use serde_json::Value;
 
-use super::{Sources, exposition::Format};
-use crate::readiness::Snapshot;
+use super::{
+    Sources,
+    exposition::Format,
+    watch::{Cut, Events},
+};
+use crate::{activity::Filter, readiness::Snapshot};
 
 /// Largest body of a request.
 const LARGEST_BODY: usize = 64 << 10;
@@ -25,7 +29,7 @@ pub(super) enum Origin {
     Socket,
 }
 
-type Answer = Response<Full<Bytes>>;
+type Answer = Response<Either<Full<Bytes>, Events>>;
 
 // === impl Origin ===
 
@@ -38,8 +42,13 @@ impl Origin {
     }
 }
 
-/// Answers one request.
-pub(super) async fn answer(request: Request<Incoming>, sources: &Sources, origin: Origin) -> Answer {
+/// Answers one request; `cut` ends the connection under an answer that nobody takes.
+pub(super) async fn answer(
+    request: Request<Incoming>,
+    sources: &Sources,
+    origin: Origin,
+    cut: &Cut,
+) -> Answer {
     let (parts, body) = request.into_parts();
     let read = matches!(parts.method, Method::GET | Method::HEAD);
     match (parts.uri.path(), read) {
@@ -59,13 +68,15 @@ pub(super) async fn answer(request: Request<Incoming>, sources: &Sources, origin
         ("/drain", _) => not_allowed("POST"),
         (path, _) if path.starts_with("/v1/") => match refusal(origin, &parts.headers) {
             Some(refusal) => refusal,
+            None if path == "/v1/events" => watch(&parts, sources, cut),
             None if read => dump(path, sources),
             None if parts.method == Method::POST => ask(path, &parts.headers, body, sources).await,
             None => not_allowed("GET, HEAD, POST"),
         },
-        _ => {
-            text(StatusCode::NOT_FOUND, "/livez /readyz /startupz /metrics /v1/certs /v1/policy /v1/config\n")
-        }
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "/livez /readyz /startupz /metrics /v1/config /v1/certs /v1/policy /v1/edges /v1/events\n",
+        ),
     }
 }
 
@@ -115,9 +126,30 @@ fn dump(path: &str, sources: &Sources) -> Answer {
         "/v1/certs" => json(StatusCode::OK, &(sources.certs)()),
         "/v1/policy" => json(StatusCode::OK, &(sources.policy)()),
         "/v1/config" => json(StatusCode::OK, &sources.config),
+        "/v1/edges" => json(StatusCode::OK, &(sources.edges)()),
         "/v1/policy/explain" => not_allowed("POST"),
-        _ => text(StatusCode::NOT_FOUND, "/v1/certs /v1/policy /v1/policy/explain /v1/config\n"),
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "/v1/config /v1/certs /v1/policy /v1/policy/explain /v1/edges /v1/events\n",
+        ),
     }
+}
+
+/// Decisions, policies and identities as they come; `?decision=deny,would_deny` leaves out other decisions.
+fn watch(parts: &Parts, sources: &Sources, cut: &Cut) -> Answer {
+    if parts.method != Method::GET {
+        return not_allowed("GET");
+    }
+    let filter = match Filter::parse(parts.uri.query()) {
+        Ok(filter) => filter,
+        Err(problem) => return text(StatusCode::BAD_REQUEST, &format!("{problem}\n")),
+    };
+    let Some(watcher) = sources.events.watch(filter, Arc::clone(&cut.0)) else {
+        return text(StatusCode::SERVICE_UNAVAILABLE, "as many watch already as may\n");
+    };
+    let mut answer = respond(StatusCode::OK, "text/event-stream", String::new());
+    *answer.body_mut() = Either::Right(Events::new(watcher));
+    answer
 }
 
 /// Asking changes nothing, but takes a body.
@@ -164,7 +196,7 @@ fn not_allowed(allow: &'static str) -> Answer {
 }
 
 fn respond(status: StatusCode, content_type: &'static str, body: String) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    let mut answer = Response::new(Either::Left(Full::new(Bytes::from(body))));
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));

@@ -23,6 +23,7 @@ use super::{
     Sources,
     route::{Origin, answer},
     socket::Socket,
+    watch::Cut,
 };
 
 /// Connections at a time. Scrapers and probes need a handful; the rest belongs to whoever holds them idle.
@@ -118,20 +119,24 @@ async fn connection(
     sources: Arc<Sources>,
     busy: Arc<AtomicUsize>,
 ) {
+    let cut = Cut::default();
     let service = service_fn(|request| {
-        let (sources, busy) = (Arc::clone(&sources), Arc::clone(&busy));
+        let (sources, busy, cut) = (Arc::clone(&sources), Arc::clone(&busy), cut.clone());
         async move {
             busy.fetch_add(1, Ordering::Relaxed);
-            let answer = answer(request, &sources, origin).await;
+            let answer = answer(request, &sources, origin, &cut).await;
             busy.fetch_sub(1, Ordering::Relaxed);
             Ok::<_, Infallible>(answer)
         }
     });
-    // What goes wrong on such a connection is the other side's affair.
-    let _ = hyper::server::conn::http1::Builder::new()
+    let serving = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(IDLE)
         .max_buf_size(16 << 10)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+        .serve_connection(TokioIo::new(stream), service);
+    // What goes wrong on such a connection is the other side's affair.
+    tokio::select! {
+        _ = serving => {}
+        () = cut.due() => {}
+    }
 }

@@ -6,20 +6,24 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::SystemTime,
 };
 
+use mantlet_policy::Verdict;
 use serde_json::json;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
 };
 
 use super::*;
+use crate::activity::Event;
 
 struct Admin {
     address: SocketAddr,
     readiness: Readiness,
     drains: Arc<AtomicUsize>,
+    events: Arc<Events>,
     sources: Arc<Sources>,
 }
 
@@ -28,6 +32,7 @@ impl Admin {
         let readiness = Readiness::new();
         let drains = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&drains);
+        let events = Arc::new(Events::default());
         let sources = Arc::new(Sources {
             readiness: readiness.clone(),
             metrics: Box::new(|| "# TYPE mantlet_x counter\nmantlet_x_total 1\n# EOF\n".to_owned()),
@@ -37,6 +42,8 @@ impl Admin {
                 Some(peer) => Ok(json!({"peer": peer})),
                 None => Err("peer is missing".to_owned()),
             }),
+            edges: Box::new(|| json!({"edges": []})),
+            events: Arc::clone(&events),
             config: json!([]),
             drain: Box::new(move || {
                 counter.fetch_add(1, Ordering::Relaxed);
@@ -45,7 +52,7 @@ impl Admin {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(serve(listener, Arc::clone(&sources)));
-        Self { address, readiness, drains, sources }
+        Self { address, readiness, drains, events, sources }
     }
 
     /// Sends a request with these extra header lines and returns status and whole answer.
@@ -122,7 +129,7 @@ async fn dumps_are_for_loopback_names_only() {
     let (status, answer) = admin.get("/v1/certs").await;
     assert!(status == 200 && answer.contains("spiffe://prod.test/x"), "{answer}");
     for headers in ["host: evil.test\r\n", "", "host: localhost\r\nhost: localhost\r\n"] {
-        for path in ["/v1/certs", "/v1/policy", "/v1/config", "/v1/unknown"] {
+        for path in ["/v1/certs", "/v1/policy", "/v1/config", "/v1/edges", "/v1/events", "/v1/unknown"] {
             let (status, _) = admin.ask(&format!("GET {path}"), headers, "").await;
             assert!(matches!(status, 400 | 403), "{path} {headers:?} {status}");
         }
@@ -141,6 +148,61 @@ async fn explaining_takes_json_and_says_what_is_missing() {
     assert!(status == 400 && answer.contains("peer is missing"), "{answer}");
     assert_eq!(admin.ask("POST /v1/policy/explain", json, &" ".repeat(70_000)).await.0, 413);
     assert_eq!(admin.get("/v1/policy/explain").await.0, 405);
+}
+
+/// Publishes so many decisions about a path of some length.
+fn publish(admin: &Admin, verdict: Verdict, count: usize) {
+    for number in 0..count {
+        let data = json!({"decision": verdict.as_str(), "number": number, "url.path": "x".repeat(400)});
+        admin.events.publish(Event::Decision, Some(verdict), SystemTime::UNIX_EPOCH, data);
+    }
+}
+
+#[tokio::test]
+async fn decisions_are_streamed_as_they_come_to_whoever_watches() {
+    let admin = Admin::start().await;
+    let mut stream = TcpStream::connect(admin.address).await.unwrap();
+    let request = "GET /v1/events?decision=deny HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut lines = BufReader::new(stream).lines();
+    let mut head = String::new();
+    while !head.contains(": watching") {
+        head.push_str(&lines.next_line().await.unwrap().unwrap());
+    }
+    assert!(head.contains("200 OK") && head.contains("text/event-stream"), "{head}");
+    publish(&admin, Verdict::Allow, 1);
+    publish(&admin, Verdict::Deny, 1);
+    let mut data = String::new();
+    while !data.starts_with("data: ") {
+        data = lines.next_line().await.unwrap().unwrap();
+    }
+    let event: Value = serde_json::from_str(data.trim_start_matches("data: ")).unwrap();
+    assert_eq!((&event["decision"], &event["time"]), (&json!("deny"), &json!("1970-01-01T00:00:00Z")));
+
+    assert_eq!(admin.ask("GET /v1/events?decision=no", "host: localhost\r\n", "").await.0, 400);
+    assert_eq!(admin.ask("POST /v1/events", "host: localhost\r\n", "").await.0, 405);
+}
+
+#[tokio::test]
+async fn a_reader_that_stops_reading_is_counted_and_its_connection_closed() {
+    let admin = Admin::start().await;
+    let mut stream = TcpStream::connect(admin.address).await.unwrap();
+    let request = "GET /v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    while !admin.events.is_watched() {
+        tokio::task::yield_now().await;
+    }
+    // More than every buffer between here and there takes.
+    while admin.events.dropped() == 0 {
+        publish(&admin, Verdict::Allow, 100);
+        tokio::task::yield_now().await;
+    }
+    assert!(!admin.events.is_watched());
+    let mut all = Vec::new();
+    // It may be cut off in the middle of an event, or be told.
+    let _ = stream.read_to_end(&mut all).await;
+    assert_eq!(admin.events.dropped(), 1);
+    assert_eq!(admin.get("/livez").await.0, 200);
 }
 
 #[tokio::test]

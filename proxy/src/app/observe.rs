@@ -9,9 +9,11 @@ use std::{
 };
 
 use mantlet_identity::{IdentityErrorKind, IdentityHandle};
+use serde_json::json;
 use tokio::sync::Notify;
 
 use crate::{
+    activity::{self, Activity, Event},
     admin::{Sources, documents},
     config::Config,
     metrics::{IdentityNow, Metrics, PolicyNow},
@@ -25,6 +27,7 @@ pub(super) struct Parts<'a> {
     pub(super) metrics: Arc<Metrics>,
     pub(super) identity: IdentityHandle,
     pub(super) policy: PolicyHandle,
+    pub(super) activity: Activity,
     pub(super) config: &'a Config,
     pub(super) draining: Arc<AtomicBool>,
     pub(super) stop: Arc<Notify>,
@@ -32,7 +35,7 @@ pub(super) struct Parts<'a> {
 
 /// The answers of the admin listener.
 pub(super) fn sources(parts: Parts<'_>) -> Sources {
-    let Parts { readiness, metrics, identity, policy, config, draining, stop } = parts;
+    let Parts { readiness, metrics, identity, policy, activity, config, draining, stop } = parts;
     let scrape = {
         let (readiness, identity, policy) = (readiness.clone(), identity.clone(), policy.clone());
         move || {
@@ -47,14 +50,50 @@ pub(super) fn sources(parts: Parts<'_>) -> Sources {
         }
     };
     let (shown, asked) = (policy.clone(), policy);
+    let (own, edges) = (identity.clone(), activity.edges);
     Sources {
         readiness,
         metrics: Box::new(scrape),
         certs: Box::new(move || documents::certs(&identity)),
         policy: Box::new(move || shown.describe()),
         explain: Box::new(move |question| asked.explain(question)),
+        edges: Box::new(move || edges.describe(own.credentials().map(|own| own.id().to_string()).as_deref())),
+        events: activity.events,
         config: documents::config(&config.effective),
         drain: Box::new(move || stop.notify_one()),
+    }
+}
+
+/// Tells watchers of every new policy and every change of the own identity, until the process ends.
+pub(super) async fn follow(activity: Activity, policy: PolicyHandle, identity: IdentityHandle) {
+    let (mut policies, mut identities) = (policy.subscribe(), identity.subscribe());
+    let (mut known_policy, mut known_identity) = (None, None);
+    loop {
+        let now = SystemTime::now();
+        let current = policy.current();
+        if known_policy.replace(current.generation) != Some(current.generation) {
+            let (hash, mode) = (current.policy.hash(), current.mode(now));
+            let (generation, rules) = (current.generation, current.policy.rule_count());
+            let data = json!({"generation": generation, "hash": hash, "mode": mode, "rules": rules});
+            activity.events.publish(Event::Policy, None, now, data);
+        }
+        let own = identity.credentials();
+        let generation = own.as_ref().map(|own| own.generation());
+        if known_identity.replace(generation) != Some(generation) {
+            let data = json!({
+                "spiffe_id": own.as_ref().map(|own| own.id().as_str()),
+                "serial": own.as_ref().map(|own| own.serial()),
+                "not_after": own.as_ref().and_then(|own| activity::time(own.not_after())),
+            });
+            activity.events.publish(Event::Identity, None, now, data);
+        }
+        let changed = tokio::select! {
+            changed = policies.changed() => changed,
+            changed = identities.changed() => changed,
+        };
+        if changed.is_err() {
+            return;
+        }
     }
 }
 

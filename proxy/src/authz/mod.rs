@@ -7,6 +7,7 @@
 mod in_flight;
 mod nearest;
 mod permit;
+mod show;
 mod target;
 
 use std::{
@@ -28,10 +29,11 @@ pub use self::{
     target::Facts,
 };
 use crate::{
+    activity::{Activity, Edge, Outcome, Subject},
     addr::{ClientAddr, OrigDst},
     directory::Destination,
     log::{AuditRecord, DecisionId, FindNearest, Log},
-    metrics::{CloseReason, Metrics, Text},
+    metrics::{CloseReason, Direction, Metrics, Text},
     policy_watch::{PolicyHandle, PolicySnapshot},
 };
 
@@ -40,6 +42,7 @@ pub struct Authorizer {
     policy: PolicyHandle,
     in_flight: Arc<InFlight>,
     metrics: Arc<Metrics>,
+    activity: Activity,
     log: Log,
 }
 
@@ -61,13 +64,14 @@ pub struct Session {
     counters: Mutex<Vec<Counted>>,
 }
 
-/// A decision at a layer, and the counter for it.
+/// A decision at a layer, and the counters for it.
 struct Counted {
     layer: &'static str,
     verdict: Verdict,
     reason: Reason,
     rule: Option<Arc<str>>,
     counter: Counter,
+    edge: Arc<Edge>,
 }
 
 /// What the rules make of a port.
@@ -111,8 +115,8 @@ struct Asked<'a> {
 impl Authorizer {
     /// A judge that follows `policy`.
     #[must_use]
-    pub fn new(policy: PolicyHandle, metrics: Arc<Metrics>, log: Log) -> Self {
-        Self { policy, in_flight: Arc::default(), metrics, log }
+    pub fn new(policy: PolicyHandle, metrics: Arc<Metrics>, activity: Activity, log: Log) -> Self {
+        Self { policy, in_flight: Arc::default(), metrics, activity, log }
     }
 
     /// What the rules make of `port` right now.
@@ -174,14 +178,16 @@ impl Authorizer {
             Ok(judged) => judged,
             Err(malformed) => (Decision::malformed(Verdict::Deny, malformed), None, false),
         };
-        self.account(session, "http", &decision);
-        if decision.verdict != Verdict::Allow {
-            let path = request.uri().path();
-            let asked = Asked { method: Some(request.method().as_str()), path: Some(path) };
+        self.account(session, "http", &decision, now);
+        let asked = Asked { method: Some(request.method().as_str()), path: Some(request.uri().path()) };
+        if decision.verdict == Verdict::Allow {
+            self.show(session, "http", &decision, asked, None, now);
+        } else {
             let id = self.record(session, &policy, "http", &decision, asked, || {
                 let facts = || Some(Facts::new(&request, rules.named_headers()).detached());
                 Refused::by_no_rule(&decision, &policy, &view, facts, now)
             });
+            self.show(session, "http", &decision, asked, Some(id), now);
             if decision.verdict == Verdict::Deny {
                 return Err(Box::new(Denied { decision, id }));
             }
@@ -203,11 +209,14 @@ impl Authorizer {
         let registration = self.in_flight.enter(Arc::clone(session), None);
         let now = SystemTime::now();
         let decision = policy.policy.decide_tcp(&view, now);
-        self.account(session, "tcp", &decision);
-        if decision.verdict != Verdict::Allow {
+        self.account(session, "tcp", &decision, now);
+        if decision.verdict == Verdict::Allow {
+            self.show(session, "tcp", &decision, Asked::default(), None, now);
+        } else {
             let id = self.record(session, &policy, "tcp", &decision, Asked::default(), || {
                 Refused::by_no_rule(&decision, &policy, &view, || None, now)
             });
+            self.show(session, "tcp", &decision, Asked::default(), Some(id), now);
             if decision.verdict == Verdict::Deny {
                 return Err(Box::new(Denied { decision, id }));
             }
@@ -236,6 +245,12 @@ impl Authorizer {
     #[must_use]
     pub fn log(&self) -> &Log {
         &self.log
+    }
+
+    /// Counts per edge, and the watchers.
+    #[must_use]
+    pub fn activity(&self) -> &Activity {
+        &self.activity
     }
 
     /// An id for a failure that is no decision.
@@ -269,11 +284,17 @@ impl Authorizer {
         });
     }
 
-    fn account(&self, session: &Session, layer: &'static str, decision: &Decision) {
-        session.count(layer, decision, || {
+    fn account(&self, session: &Session, layer: &'static str, decision: &Decision, now: SystemTime) {
+        session.count(layer, decision, now, || {
             let rule = rule_label(decision);
-            let (verdict, reason) = (decision.verdict.as_str(), decision.reason.as_str());
-            self.metrics.decision_counter(layer, verdict, reason, rule, session.label.clone())
+            let Decision { verdict, reason, .. } = *decision;
+            let peer = session.label.clone();
+            let counter =
+                self.metrics.decision_counter(layer, verdict.as_str(), reason.as_str(), rule, peer.clone());
+            let outcome = Outcome::Decided(verdict, reason, decision.rule.clone());
+            let mtls = session.caller.id().is_some();
+            let subject = Subject { direction: Direction::Inbound, peer, mtls, layer, outcome };
+            (counter, self.activity.edges.edge(subject))
         });
     }
 
@@ -360,8 +381,14 @@ impl Session {
         fresh
     }
 
-    /// Counts a decision; the counter is looked up once per connection.
-    fn count(&self, layer: &'static str, decision: &Decision, counter: impl FnOnce() -> Counter) {
+    /// Counts a decision; the counters are looked up once per connection.
+    fn count(
+        &self,
+        layer: &'static str,
+        decision: &Decision,
+        now: SystemTime,
+        counters_of: impl FnOnce() -> (Counter, Arc<Edge>),
+    ) {
         let mut counters = lock(&self.counters);
         let same = |kept: &&Counted| {
             kept.layer == layer
@@ -371,13 +398,15 @@ impl Session {
         };
         if let Some(kept) = counters.iter().find(same) {
             kept.counter.inc();
+            kept.edge.seen(now);
             return;
         }
-        let counter = counter();
+        let (counter, edge) = counters_of();
         counter.inc();
+        edge.seen(now);
         let Decision { verdict, reason, rule, .. } = decision.clone();
         // One a rule: as bounded as the policy.
-        counters.push(Counted { layer, verdict, reason, rule, counter });
+        counters.push(Counted { layer, verdict, reason, rule, counter, edge });
     }
 }
 
