@@ -148,19 +148,12 @@ impl http_body::Body for Body {
     }
 }
 
-/// Trailers cross the hop like headers: without what belongs to one connection, and without names
-/// that only the sidecar may assert.
 fn clean_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
     match frame.into_trailers() {
         Ok(mut trailers) => {
-            strip(&mut trailers);
+            headers::clean_trailers(&mut trailers);
             Frame::trailers(trailers)
         }
         Err(frame) => frame,
     }
-}
-
-fn strip(trailers: &mut HeaderMap) {
-    headers::remove_hop_by_hop(trailers);
-    headers::remove_owned(trailers);
 }

@@ -5,8 +5,8 @@
 //! proxies lost their identity headers (CVE-2024-45410, CVE-2021-32813).
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Request, Uri, Version,
-    header::{CONNECTION, CONTENT_TYPE, HOST, TE},
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version,
+    header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TE, TRAILER, TRANSFER_ENCODING},
     uri::{Authority, PathAndQuery, Scheme},
 };
 use mantlet_policy::headers::is_owned;
@@ -23,7 +23,9 @@ pub const DENIED: HeaderName = HeaderName::from_static("x-mantlet-denied");
 pub const ERROR: HeaderName = HeaderName::from_static("x-mantlet-error");
 
 /// Whether a field belongs to one connection only (RFC 9110, 7.6.1) or was invented for proxies of
-/// another kind. `te` is treated apart: `te: trailers` crosses the hop, gRPC needs it.
+/// another kind. `expect` is met by the hop that reads the body, and asking the next one to meet it
+/// again would make two answers of one. `te` and `trailer` are treated apart: `te: trailers` crosses
+/// the hop, gRPC needs it, and so do the names of trailers, HTTP/1 sends none that is not announced.
 fn is_hop_by_hop(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
@@ -32,7 +34,7 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
             | "proxy-connection"
             | "proxy-authenticate"
             | "proxy-authorization"
-            | "trailer"
+            | "expect"
             | "transfer-encoding"
             | "upgrade"
             | "http2-settings"
@@ -41,20 +43,57 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
 
 /// Removes what belongs to the connection that the message came in on.
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-        .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
-        .collect();
+    let named: Vec<HeaderName> =
+        tokens(headers, CONNECTION).filter_map(|token| HeaderName::from_bytes(token).ok()).collect();
     for name in named {
         headers.remove(name);
     }
-    let trailers = headers.get_all(TE).iter().any(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"));
-    remove_where(headers, |name| is_hop_by_hop(name) || *name == TE);
+    let trailers = tokens(headers, TE).any(|token| token.eq_ignore_ascii_case(b"trailers"));
+    let announced = announced_trailers(headers);
+    remove_where(headers, |name| is_hop_by_hop(name) || *name == TE || *name == TRAILER);
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
+    if let Some(announced) = announced {
+        headers.insert(TRAILER, announced);
+    }
+}
+
+/// What may stand in trailers: nothing that belongs to one connection or that only the sidecar may
+/// say, and nothing that frames, routes or authorises the message whose end it comes with (RFC 9110, 6.5.1).
+pub fn clean_trailers(trailers: &mut HeaderMap) {
+    remove_where(trailers, |name| !is_trailer(name));
+}
+
+fn is_trailer(name: &HeaderName) -> bool {
+    let frames = matches!(
+        name.as_str(),
+        "authorization"
+            | "content-encoding"
+            | "content-length"
+            | "content-range"
+            | "content-type"
+            | "cookie"
+            | "host"
+            | "set-cookie"
+            | "te"
+            | "trailer"
+    );
+    !frames && !is_hop_by_hop(name) && !is_owned(name.as_str())
+}
+
+/// The trailers that the message announces, without those that will not cross.
+fn announced_trailers(headers: &HeaderMap) -> Option<HeaderValue> {
+    let names = tokens(headers, TRAILER).filter_map(|token| HeaderName::from_bytes(token).ok());
+    let names: Vec<HeaderName> = names.filter(is_trailer).collect();
+    let names: Vec<&str> = names.iter().map(HeaderName::as_str).collect();
+    HeaderValue::try_from(names.join(", ")).ok().filter(|value| !value.is_empty())
+}
+
+/// The elements of a list field, over all its lines.
+fn tokens(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> {
+    let lines = headers.get_all(name).into_iter();
+    lines.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
 }
 
 /// Removes what only the sidecar may say.
@@ -144,6 +183,20 @@ pub fn place_authority<B>(request: &mut Request<B>, version: HttpVersion, wire: 
     }
 }
 
+/// hyper takes a GET of unknown length for one without a body, unless its framing is said.
+pub fn frame_body<B: http_body::Body>(request: &mut Request<B>) {
+    let forgotten = matches!(*request.method(), Method::GET | Method::HEAD);
+    let body = request.body();
+    if forgotten
+        && request.version() == Version::HTTP_11
+        && !body.is_end_stream()
+        && body.size_hint().exact().is_none()
+        && !request.headers().contains_key(CONTENT_LENGTH)
+    {
+        request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,6 +231,19 @@ mod tests {
         let mut headers = map(&[("te", "Trailers")]);
         remove_hop_by_hop(&mut headers);
         assert_eq!(headers, map(&[("te", "trailers")]));
+    }
+
+    #[test]
+    fn announced_trailers_cross_the_hop_except_those_that_will_not() {
+        let mut headers = map(&[("trailer", "X-Sum, Host,"), ("trailer", "x-mantlet-denied, x-end")]);
+        remove_hop_by_hop(&mut headers);
+        assert_eq!(headers, map(&[("trailer", "x-sum, x-end")]));
+        let mut headers = map(&[("trailer", "content-length")]);
+        remove_hop_by_hop(&mut headers);
+        assert!(headers.is_empty());
+        let mut trailers = map(&[("x-sum", "1"), ("host", "a"), ("x-forwarded-client-cert", "b")]);
+        clean_trailers(&mut trailers);
+        assert_eq!(trailers, map(&[("x-sum", "1")]));
     }
 
     #[test]

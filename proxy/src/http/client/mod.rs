@@ -306,6 +306,9 @@ impl Host {
             (HttpVersion::H1, Upstream::Mesh(..)) => (HttpVersion::H1, Version::HTTP_11),
         };
         headers::place_authority(request, version, wire);
+        if version == HttpVersion::H1 {
+            headers::frame_body(request);
+        }
     }
 
     /// A connection that stands, or a new one.
