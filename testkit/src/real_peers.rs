@@ -34,6 +34,23 @@ pub fn free_port() -> u16 {
     candidates.into_iter().find(is_free).expect("a free port")
 }
 
+/// A program of the distribution, by its name. Without it this prints why the test is skipped and how to
+/// enable it, and the test returns; with `TEST_REQUIRE_ALL=1`, as in CI, the test fails instead.
+///
+/// # Panics
+/// When it is required and not there.
+pub fn installed(test: &str, program: &str, package: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file());
+    if found.is_none() {
+        let how = format!("apt-get install {package}");
+        let required = std::env::var_os("TEST_REQUIRE_ALL").is_some_and(|value| value == "1");
+        assert!(!required, "{test} needs {program}: {how}");
+        eprintln!("SKIP {test}: {program} is not installed; enable: {how}");
+    }
+    found
+}
+
 /// Runs a program to its end and gives what it printed on standard output.
 ///
 /// # Errors
