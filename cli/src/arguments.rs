@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::certs::CertsArgs;
 use crate::demo::{DemoArgs, SweepArgs};
 use crate::dev_agent::DevAgentArgs;
+use crate::metrics::MetricsArgs;
 use crate::output::ColorChoice;
 use crate::policy::PolicyArgs;
 use crate::traffic::edges::EdgesArgs;
@@ -68,6 +69,8 @@ pub(crate) enum Command {
     /// Run the sidecar
     #[command(disable_help_flag = true, after_help = PROXY)]
     Proxy(ProxyArgs),
+    /// List what a sidecar measures
+    Metrics(MetricsArgs),
     /// Check, test, explain and show policies, offline
     Policy(PolicyArgs),
     /// Print a completion script for a shell

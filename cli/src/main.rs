@@ -13,6 +13,7 @@ mod certs;
 mod demo;
 mod dev_agent;
 mod failure;
+mod metrics;
 mod output;
 mod policy;
 mod runtime;
@@ -48,6 +49,7 @@ fn run(command: Command, output: &Output) -> Result<ExitCode, Failure> {
         Command::DemoSweep(arguments) => demo::sweep(&arguments),
         Command::DevAgent(arguments) => dev_agent::run(arguments, output)?,
         Command::Edges(arguments) => return traffic::edges::run(&arguments, output),
+        Command::Metrics(arguments) => metrics::run(&arguments, output)?,
         Command::Tail(arguments) => return traffic::tail::run(&arguments, output),
         Command::Policy(arguments) => return policy::run(&arguments, output),
         Command::Version(arguments) => version::run(&arguments, output)?,

@@ -28,13 +28,15 @@ use crate::{
     addr::OrigDst,
     admin,
     authz::Authorizer,
-    config::{AccessLog, Config, InboundListener, OutboundListener, UpstreamAddr, UpstreamProtocol},
+    config::{
+        AccessLog, Config, InboundListener, MetricsLevel, OutboundListener, UpstreamAddr, UpstreamProtocol,
+    },
     directory::{Destination, Directory, Endpoint, EndpointProtocol, Endpoints},
     drain::Drain,
     http::{Timeouts, client::IDLE_AT_STOP},
     listener::{self, Origin},
     log::{self, Log},
-    metrics::Metrics,
+    metrics::{self, Metrics},
     policy_watch::PolicyWatch,
     pool::Dialer,
     readiness::{Blocker, Readiness},
@@ -142,7 +144,13 @@ impl App {
         let bind_error = |source| StartError::Bind { addr: config.admin, role, source };
         let admin = listener::bind(config.admin).map_err(bind_error)?;
         listening(&log, role, admin.local_addr().map_err(bind_error)?, None);
-        Ok(Self { config, log, metrics: Metrics::new(), listeners, admin })
+        let level = match config.metrics_level {
+            MetricsLevel::Minimal => metrics::Level::Minimal,
+            MetricsLevel::Default => metrics::Level::Default,
+            MetricsLevel::Full => metrics::Level::Full,
+        };
+        let metrics = Metrics::new(metrics::Options { level, peers: config.metrics_peers });
+        Ok(Self { config, log, metrics, listeners, admin })
     }
 
     async fn run(self) -> Result<(), StartError> {
@@ -200,10 +208,12 @@ impl App {
         }
         drop(token);
 
+        metrics.watch(runtime::Handle::current().metrics());
         let draining = Arc::new(AtomicBool::new(false));
         let sources = observe::sources(observe::Parts {
             readiness: readiness.clone(),
             metrics,
+            log: log.clone(),
             identity,
             policy,
             activity,

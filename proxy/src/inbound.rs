@@ -26,7 +26,10 @@ use crate::{
     io::{BoxIo, Rewind},
     lifetime::Lifetime,
     listener::{Accepted, Misdirected},
-    metrics::{CloseReason, ConnectionGuard, Direction, Metrics, RequestMetrics, Text, Transport},
+    metrics::{
+        CloseReason, ConnectionGuard, Counted, Direction, HandshakeGuard, Metrics, RequestMetrics, Text,
+        Transport,
+    },
     pool::Dialer,
     revoke::{Revoke, revocable},
     tls::{self, ALPN_H2, ALPN_HTTP1, ALPN_TCP, Alpn, MeshStream, TlsError},
@@ -121,11 +124,12 @@ async fn connection(
     }
 
     // phase: inbound 3 "TLS handshake" | fails: no certificate, wrong authority, no common protocol, too slow | close: tls, timeout | metric: mantlet_tls_handshakes_total
+    let handshake = HandshakeGuard::new(&inbound.metrics, Direction::Inbound);
     let stream =
         tls::accept(tcp, &credentials, offer(rules.protocol, rules.enforced), inbound.handshake_timeout)
             .await;
-    inbound.metrics.handshake(Direction::Inbound, stream.as_ref().err().map(TlsError::reason));
-    let MeshStream { io, peer, alpn } = stream.map_err(ConnectionError::Tls)?;
+    handshake.finish(stream.as_ref().map(|stream| stream.session).map_err(TlsError::reason));
+    let MeshStream { io, peer, alpn, .. } = stream.map_err(ConnectionError::Tls)?;
 
     // phase: inbound 4 "who is calling" | fails: nothing can | close: - | metric: mantlet_connections_opened_total
     let client_cert = client_cert(credentials.id().as_str(), &peer);
@@ -220,6 +224,7 @@ where
 {
     let permit = inbound.authorizer.authorize_connection(session)?;
     let app = inbound.dialer.plain(session.orig_dst().0).await?;
+    let io = Counted::new(io, inbound.metrics.bytes(Direction::Inbound));
     relay(permit, io, app, lifetime).await
 }
 
@@ -257,6 +262,7 @@ async fn undeclared(
     }
     let permit = inbound.authorizer.authorize_connection(session)?;
     let io = Rewind::new(seen.freeze(), io);
+    let io = Counted::new(io, inbound.metrics.bytes(Direction::Inbound));
     relay(permit, io, app, lifetime.clone()).await.map(Undeclared::Relayed)
 }
 

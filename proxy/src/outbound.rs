@@ -32,7 +32,7 @@ use crate::{
     lifetime::Lifetime,
     listener::Accepted,
     log::AccessLine,
-    metrics::{CloseReason, ConnectionGuard, Direction, Metrics, RequestMetrics, Text, Transport},
+    metrics::{CloseReason, ConnectionGuard, Counted, Direction, Metrics, RequestMetrics, Text, Transport},
     pool::{Dialer, Reached},
     revoke::revocable,
     tls::{ALPN_H2, ALPN_HTTP1, ALPN_TCP, Alpn, MeshStream},
@@ -122,7 +122,8 @@ async fn connection(
         Destination::Passthrough { addr, .. } => {
             let upstream = outbound.dialer.plain(*addr).await?;
             guard.opened(Transport::Plaintext, Text::none());
-            return passthrough(permit, tcp, upstream).await;
+            let app = Counted::new(tcp, outbound.metrics.bytes(Direction::Outbound));
+            return passthrough(permit, app, upstream).await;
         }
         Destination::Refuse => return Err(ConnectionError::DestinationRefused),
     };
@@ -182,6 +183,7 @@ async fn relay(
     let Reached { stream: MeshStream { io, peer, .. }, load: _load, .. } = reached;
     let lifetime = outbound.lifetime(&peer);
     let _voucher = outbound.vouchers.enter(peer);
+    let app = Counted::new(app, outbound.metrics.bytes(Direction::Outbound));
     tokio::select! {
         relayed = forward::tcp(permit, app, io) => {
             relayed.map(|()| CloseReason::Eof).map_err(ConnectionError::Relay)
@@ -192,7 +194,7 @@ async fn relay(
 
 async fn passthrough(
     permit: Permit,
-    app: TcpStream,
+    app: Counted<TcpStream>,
     upstream: TcpStream,
 ) -> Result<CloseReason, ConnectionError> {
     forward::tcp(permit, app, upstream).await.map_err(ConnectionError::Relay)?;
@@ -207,6 +209,7 @@ async fn http(
     let seen = detect::read_http_version(&mut tcp).await.map_err(ConnectionError::FirstBytes)?;
     let Some((version, bytes)) = seen else { return Ok(CloseReason::Eof) };
     let io: BoxIo = Box::new(Rewind::new(bytes.freeze(), tcp));
+    let io = Counted::new(io, connection.outbound.metrics.bytes(Direction::Outbound));
     let serving = Arc::clone(&connection);
     let service = move |request| Arc::clone(&serving).request(request);
     // The application is not told that the own identity is gone: its requests fail with the reason.
@@ -253,24 +256,24 @@ impl HttpConnection {
     /// Answers one request; whatever happens, there is an answer and one count.
     async fn request(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         let grpc = headers::is_grpc(&request);
-        let mut guard = self.requests.begin(request.method());
+        let mut guard = self.requests.begin(request.method(), grpc);
         let mut line = self.access_line(&request);
         match self.forward(request.map(Body::from)).await {
             Ok(Forwarded { response, permit, addr }) => {
-                guard.answered(response.status());
+                guard.answered(response.status(), response.headers(), response.body().waited());
                 self.count(Outcome::answered(response.headers().get(headers::DENIED)));
                 if let Some(line) = &mut line {
                     line.upstream(addr);
                     line.answered(response.status().as_u16(), None);
                 }
-                response.map(|body| body.with_scope(Box::new((guard, line, permit))))
+                response.map(|body| body.with_scope(Box::new((guard, (line, permit)))))
             }
             Err(error) => {
                 let id = self.outbound.authorizer.failure_id();
                 self.count(Outcome::Ended(error.close_reason()));
                 // The caller is the application of this pod: it may know what happened.
                 let response = error.refusal(Some(""), id).into_response(grpc);
-                guard.answered(response.status());
+                guard.answered(response.status(), response.headers(), None);
                 if let Some(line) = &mut line {
                     line.refused(response.status().as_u16(), error.close_reason().as_str(), error.id(id));
                 }

@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use mantlet_identity::{Credentials, HandshakeReason, IdentityHandle};
+use mantlet_identity::{Credentials, ExpectedPeer, HandshakeReason, IdentityHandle};
 use thiserror::Error;
 use tokio::{net::TcpStream, time};
 
@@ -11,7 +11,7 @@ use crate::{
         Endpoint,
         balance::{self, Load},
     },
-    metrics::{ConnectResult, Direction, Metrics},
+    metrics::{ConnectResult, Direction, HandshakeGuard, Metrics, PoolSlot},
     tls::{self, MeshStream, TlsError},
 };
 
@@ -178,6 +178,12 @@ impl Dialer {
         self.identity.credentials().ok_or(DialError::NoIdentity)
     }
 
+    /// Where a connection is counted that carries HTTP.
+    #[must_use]
+    pub fn pool_slot(&self) -> Arc<PoolSlot> {
+        self.metrics.pool_slot()
+    }
+
     /// Connects to one of `endpoints`, and does the handshake. One that cannot be reached is passed
     /// over at once, see [`Tried`].
     ///
@@ -218,8 +224,12 @@ impl Dialer {
         let credentials = self.credentials()?;
         let tcp = self.tcp(addr).await?;
         let limit = self.handshake_timeout;
+        let guard = HandshakeGuard::new(&self.metrics, Direction::Outbound);
         let handshake = tls::connect(tcp, addr, &credentials, &endpoint.expected, offer, limit).await;
-        self.metrics.handshake(Direction::Outbound, handshake.as_ref().err().map(TlsError::reason));
+        guard.finish(handshake.as_ref().map(|stream| stream.session).map_err(TlsError::reason));
+        if handshake.is_ok() && matches!(endpoint.expected, ExpectedPeer::AnyIn(_)) {
+            self.metrics.unpinned();
+        }
         let result = match &handshake {
             Ok(_) => ConnectResult::Ok,
             Err(TlsError::Timeout(_)) => ConnectResult::Timeout,

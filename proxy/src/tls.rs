@@ -6,12 +6,15 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use mantlet_identity::{Credentials, ExpectedPeer, HandshakeReason, PeerIdentity};
-use rustls::pki_types::ServerName;
+use rustls::{CipherSuite, CommonState, NamedGroup, ProtocolVersion, pki_types::ServerName};
 use thiserror::Error;
 use tokio::{net::TcpStream, time};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use crate::io::{BoxIo, Heard};
+use crate::{
+    io::{BoxIo, Heard},
+    metrics::{TlsCipher, TlsGroup, TlsSession, TlsVersion},
+};
 
 /// ALPN of HTTP/2 (RFC 9113, 3.1).
 pub const ALPN_H2: &[u8] = b"h2";
@@ -46,6 +49,8 @@ pub struct MeshStream {
     pub peer: Arc<PeerIdentity>,
     /// What is spoken on it.
     pub alpn: Alpn,
+    /// What both sides agreed on.
+    pub session: TlsSession,
 }
 
 /// Why there is no [`MeshStream`].
@@ -82,8 +87,9 @@ pub async fn accept(
     let stream = deadline(limit, TlsAcceptor::from(config).accept(tcp)).await?;
     let connection = stream.get_ref().1;
     let alpn = Alpn::of(connection.alpn_protocol());
+    let session = session(connection);
     let peer = handshake.verified(connection).ok_or_else(unverified)?;
-    Ok(MeshStream { io: Box::new(stream), peer: Arc::new(peer), alpn })
+    Ok(MeshStream { io: Box::new(stream), peer: Arc::new(peer), alpn, session })
 }
 
 /// Does the client side: the server must prove an identity that `expected` admits. Names play no
@@ -116,8 +122,9 @@ pub async fn connect(
     })?;
     let connection = stream.get_ref().1;
     let alpn = Alpn::of(connection.alpn_protocol());
+    let session = session(connection);
     let peer = handshake.verified(connection).ok_or_else(unverified)?;
-    Ok(MeshStream { io: Box::new(stream), peer: Arc::new(peer), alpn })
+    Ok(MeshStream { io: Box::new(stream), peer: Arc::new(peer), alpn, session })
 }
 
 /// Whether the client's hello offers one of our protocols: then it is a peer, and not an application
@@ -162,6 +169,29 @@ async fn deadline<T>(limit: Duration, work: impl Future<Output = io::Result<T>>)
     }
 }
 
+/// What was agreed on, in words that cannot grow in number.
+fn session(connection: &CommonState) -> TlsSession {
+    TlsSession {
+        version: match connection.protocol_version() {
+            Some(ProtocolVersion::TLSv1_3) => TlsVersion::Tls13,
+            _ => TlsVersion::Other,
+        },
+        group: match connection.negotiated_key_exchange_group().map(|group| group.name()) {
+            Some(NamedGroup::X25519MLKEM768) => TlsGroup::X25519MlKem768,
+            Some(NamedGroup::X25519) => TlsGroup::X25519,
+            Some(NamedGroup::secp256r1) => TlsGroup::Secp256r1,
+            Some(NamedGroup::secp384r1) => TlsGroup::Secp384r1,
+            _ => TlsGroup::Other,
+        },
+        cipher: match connection.negotiated_cipher_suite().map(|suite| suite.suite()) {
+            Some(CipherSuite::TLS13_AES_128_GCM_SHA256) => TlsCipher::Aes128Gcm,
+            Some(CipherSuite::TLS13_AES_256_GCM_SHA384) => TlsCipher::Aes256Gcm,
+            Some(CipherSuite::TLS13_CHACHA20_POLY1305_SHA256) => TlsCipher::ChaCha20Poly1305,
+            _ => TlsCipher::Other,
+        },
+    }
+}
+
 /// Cannot happen while the verifier of the `identity` crate is in place; if it ever is not, this
 /// fails closed.
 fn unverified() -> TlsError {
@@ -188,11 +218,11 @@ impl Alpn {
 impl TlsError {
     /// The reason as the handshake metric and the log say it.
     #[must_use]
-    pub fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> HandshakeReason {
         match self {
-            Self::Timeout(_) => "timeout",
-            Self::Silent(_) => HandshakeReason::Io.as_str(),
-            Self::Handshake { reason, .. } => reason.as_str(),
+            Self::Timeout(_) => HandshakeReason::Timeout,
+            Self::Silent(_) => HandshakeReason::Io,
+            Self::Handshake { reason, .. } => *reason,
         }
     }
 }

@@ -73,6 +73,7 @@ impl Worker {
     /// No thread, no runtime.
     pub fn start(self, number: usize) -> io::Result<thread::JoinHandle<io::Result<()>>> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        self.metrics.watch(runtime.metrics());
         thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
             let result = runtime.block_on(self.run());
             // Connections that a forced stop left behind end here, each counted by its guard.

@@ -14,6 +14,7 @@ pub mod sidecar;
 pub mod spire;
 pub mod temp;
 mod tls;
+pub mod tools;
 pub mod wait;
 pub mod workload;
 pub mod workload_api;

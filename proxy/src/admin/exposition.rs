@@ -3,7 +3,14 @@
 //! The encoder writes OpenMetrics only. Older parsers, promtool's linter and people with curl want the classic
 //! format 0.0.4, which names counters and infos differently and knows neither units, exemplars nor an end mark.
 
-use std::fmt::Write as _;
+use std::{
+    fmt::Write as _,
+    io::{self, Write as _},
+};
+
+use bytes::Bytes;
+use flate2::{Compression, write::GzEncoder};
+use http::{HeaderMap, header::ACCEPT_ENCODING};
 
 /// What an answer to a scrape is written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +83,26 @@ impl Format {
             Self::OpenMetrics => open_metrics,
         }
     }
+}
+
+/// Whether `Accept-Encoding` wants gzip (RFC 9110, 12.5.3).
+pub(super) fn accepts_gzip(headers: &HeaderMap) -> bool {
+    let codings = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    codings.flat_map(|value| value.split(',')).any(|coding| {
+        let (name, parameter) = coding.split_once(';').unwrap_or((coding, ""));
+        let quality = parameter.trim().strip_prefix("q=").map_or(1000, thousandths);
+        name.trim().eq_ignore_ascii_case("gzip") && quality > 0
+    })
+}
+
+/// A scrape, packed: a tenth of the text.
+pub(super) fn gzip(text: &str) -> Option<Bytes> {
+    let packed = || -> io::Result<Vec<u8>> {
+        let mut encoder = GzEncoder::new(Vec::with_capacity(text.len() / 8), Compression::fast());
+        encoder.write_all(text.as_bytes())?;
+        encoder.finish()
+    };
+    packed().ok().map(Bytes::from)
 }
 
 /// A quality value (RFC 9110 12.4.2) in thousandths; anything strange wants nothing.
@@ -242,6 +269,24 @@ mantlet_strange 2
             let text = format!("# TYPE m gauge\n{line} # {{t=\"x\"}} 1\n");
             assert_eq!(classic(&text), format!("# TYPE m gauge\n{line}\n"), "{value}");
         }
+    }
+
+    #[test]
+    fn gzip_is_given_to_who_asks_for_it() {
+        let accepts = |value: &str| {
+            accepts_gzip(&HeaderMap::from_iter([(ACCEPT_ENCODING, value.parse().expect("a value"))]))
+        };
+        for value in ["gzip", "deflate, GZIP;q=0.5", "br;q=1.0, gzip;q=0.8, *;q=0.1"] {
+            assert!(accepts(value), "{value}");
+        }
+        for value in ["", "identity", "gzip;q=0", "x-gzip", "*"] {
+            assert!(!accepts(value), "{value}");
+        }
+        let packed = gzip(&OPEN_METRICS.repeat(20)).expect("packed");
+        assert!(packed.len() < OPEN_METRICS.len());
+        let mut text = String::new();
+        io::Read::read_to_string(&mut flate2::read::GzDecoder::new(&packed[..]), &mut text).expect("gzip");
+        assert_eq!(text, OPEN_METRICS.repeat(20));
     }
 
     #[test]

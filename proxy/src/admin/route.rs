@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{
     Sources,
-    exposition::Format,
+    exposition::{self, Format},
     watch::{Cut, Events},
 };
 use crate::{activity::Filter, readiness::Snapshot};
@@ -91,7 +91,17 @@ fn readiness(snapshot: &Snapshot, good: fn(&Snapshot) -> bool, yes: &str) -> Ans
 fn metrics(headers: &HeaderMap, sources: &Sources) -> Answer {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     let format = Format::negotiate(accept);
-    respond(StatusCode::OK, format.content_type(), format.render((sources.metrics)()))
+    let text = format.render((sources.metrics)());
+    let packed = exposition::accepts_gzip(headers).then(|| exposition::gzip(&text)).flatten();
+    let mut answer = respond(StatusCode::OK, format.content_type(), text);
+    let vary = header::HeaderValue::from_static("accept, accept-encoding");
+    answer.headers_mut().insert(header::VARY, vary);
+    if let Some(packed) = packed {
+        *answer.body_mut() = Either::Left(Full::new(packed));
+        let gzip = header::HeaderValue::from_static("gzip");
+        answer.headers_mut().insert(header::CONTENT_ENCODING, gzip);
+    }
+    answer
 }
 
 /// What is not for the network, and not for a page of a browser whose name server answers 127.0.0.1 (DNS

@@ -8,7 +8,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use mantlet_identity::{IdentityErrorKind, IdentityHandle};
+use mantlet_id::TrustDomain;
+use mantlet_identity::{IdentityErrorKind, IdentityHandle, TrustBundle};
 use serde_json::json;
 use tokio::sync::Notify;
 
@@ -16,7 +17,8 @@ use crate::{
     activity::{self, Activity, Event},
     admin::{Sources, documents},
     config::Config,
-    metrics::{IdentityNow, Metrics, PolicyNow},
+    log::Log,
+    metrics::{BundleNow, IdentityNow, LinesNow, LogStream, Metrics, Now, PolicyNow, RefreshResult},
     policy_watch::PolicyHandle,
     readiness::Readiness,
 };
@@ -25,6 +27,7 @@ use crate::{
 pub(super) struct Parts<'a> {
     pub(super) readiness: Readiness,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) log: Log,
     pub(super) identity: IdentityHandle,
     pub(super) policy: PolicyHandle,
     pub(super) activity: Activity,
@@ -35,17 +38,17 @@ pub(super) struct Parts<'a> {
 
 /// The answers of the admin listener.
 pub(super) fn sources(parts: Parts<'_>) -> Sources {
-    let Parts { readiness, metrics, identity, policy, activity, config, draining, stop } = parts;
+    let Parts { readiness, metrics, log, identity, policy, activity, config, draining, stop } = parts;
     let scrape = {
         let (readiness, identity, policy) = (readiness.clone(), identity.clone(), policy.clone());
         move || {
-            let ready = readiness.snapshot().is_ready();
-            metrics.observe(
-                &identity_now(&identity),
-                &policy_now(&policy),
-                ready,
-                draining.load(Ordering::Relaxed),
-            );
+            metrics.observe(&Now {
+                identity: identity_now(&identity),
+                policy: policy_now(&policy),
+                log: log_now(&log),
+                ready: readiness.snapshot().is_ready(),
+                draining: draining.load(Ordering::Relaxed),
+            });
             metrics.encode()
         }
     };
@@ -108,21 +111,43 @@ fn identity_now(identity: &IdentityHandle) -> IdentityNow {
         usable: credentials.is_some(),
         stream_connected: status.stream_connected(),
         last_refresh: status.last_refresh().map(since_epoch),
-        errors: IdentityErrorKind::ALL
-            .map(|kind| (kind.as_str(), status.counts().errors(kind)))
-            .into_iter()
-            .collect(),
+        refreshes: vec![
+            (RefreshResult::Updated, status.counts().updated),
+            (RefreshResult::Unchanged, status.counts().unchanged),
+            (RefreshResult::Rejected, status.counts().rejected),
+        ],
+        errors: IdentityErrorKind::ALL.map(|kind| (kind, status.counts().errors(kind))).into(),
+        bundles: credentials.iter().flat_map(|own| own.bundles().iter()).map(bundle_now).collect(),
     }
 }
 
+fn bundle_now((trust_domain, bundle): (&TrustDomain, &Arc<TrustBundle>)) -> BundleNow {
+    BundleNow {
+        trust_domain: trust_domain.as_str().to_owned(),
+        authorities: bundle.authorities().len(),
+        not_after: bundle.not_after().map(since_epoch),
+    }
+}
+
+fn log_now(log: &Log) -> Vec<(LogStream, LinesNow)> {
+    let counts = log.counts();
+    vec![
+        (LogStream::Access, LinesNow { written: counts.access, dropped: counts.access_dropped }),
+        (LogStream::Audit, LinesNow { written: counts.audit, dropped: counts.audit_dropped }),
+    ]
+}
+
 fn policy_now(policy: &PolicyHandle) -> PolicyNow {
-    let current = policy.current();
+    let (current, status) = (policy.current(), policy.status());
     PolicyNow {
         mode: current.mode(SystemTime::now()),
-        source: current.origin.as_str().to_owned(),
+        source: current.origin.as_str(),
         hash: current.policy.hash(),
-        rules: current.policy.rule_count(),
-        last_reload_success: policy.status().last_reload_ok,
+        generation: current.generation,
+        rules: current.policy.rule_labels().cloned().collect(),
+        last_reload_success: status.last_reload_ok,
+        accepted: status.accepted,
+        rejected: status.rejected,
     }
 }
 

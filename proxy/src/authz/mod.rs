@@ -21,7 +21,6 @@ use http::Request;
 use mantlet_id::SpiffeId;
 use mantlet_identity::PeerIdentity;
 use mantlet_policy::{Decision, HttpFacts, ModeName, Peer, PeerView, PortProtocol, Reason, Verdict};
-use prometheus_client::metrics::counter::Counter;
 
 use self::{in_flight::InFlight, nearest::Refused};
 pub use self::{
@@ -33,9 +32,13 @@ use crate::{
     addr::{ClientAddr, OrigDst},
     directory::Destination,
     log::{AuditRecord, DecisionId, FindNearest, Log},
-    metrics::{CloseReason, Direction, Metrics, Text},
+    metrics::{CloseReason, DecisionCounters, Direction, Layer, Metrics, Text},
     policy_watch::{PolicyHandle, PolicySnapshot},
 };
+
+/// Most kinds of decisions whose counters a connection keeps at hand. Past it the counters are still
+/// exact, only looked up each time.
+const KEPT_COUNTERS: usize = 32;
 
 /// Judges callers and requests, for one worker.
 pub struct Authorizer {
@@ -64,13 +67,14 @@ pub struct Session {
     counters: Mutex<Vec<Counted>>,
 }
 
-/// A decision at a layer, and the counters for it.
+/// A kind of decision, and its counters.
 struct Counted {
-    layer: &'static str,
+    layer: Layer,
     verdict: Verdict,
     reason: Reason,
     rule: Option<Arc<str>>,
-    counter: Counter,
+    audit_allow: Option<Arc<str>>,
+    counters: DecisionCounters,
     edge: Arc<Edge>,
 }
 
@@ -167,6 +171,7 @@ impl Authorizer {
         let registration = self.in_flight.enter(Arc::clone(session), Some(facts));
 
         let now = SystemTime::now();
+        let deciding = self.metrics.deciding(Layer::Http);
         let headers = target::Headers(request.headers());
         let meaning = target::meaning(&request, rules, session.port(), now);
         let judged = meaning.and_then(|meaning| {
@@ -178,16 +183,17 @@ impl Authorizer {
             Ok(judged) => judged,
             Err(malformed) => (Decision::malformed(Verdict::Deny, malformed), None, false),
         };
-        self.account(session, "http", &decision, now);
+        drop(deciding);
+        self.account(session, Layer::Http, &decision, now);
         let asked = Asked { method: Some(request.method().as_str()), path: Some(request.uri().path()) };
         if decision.verdict == Verdict::Allow {
-            self.show(session, "http", &decision, asked, None, now);
+            self.show(session, Layer::Http.as_str(), &decision, asked, None, now);
         } else {
-            let id = self.record(session, &policy, "http", &decision, asked, || {
+            let id = self.record(session, &policy, Layer::Http, &decision, asked, || {
                 let facts = || Some(Facts::new(&request, rules.named_headers()).detached());
                 Refused::by_no_rule(&decision, &policy, &view, facts, now)
             });
-            self.show(session, "http", &decision, asked, Some(id), now);
+            self.show(session, Layer::Http.as_str(), &decision, asked, Some(id), now);
             if decision.verdict == Verdict::Deny {
                 return Err(Box::new(Denied { decision, id }));
             }
@@ -195,7 +201,7 @@ impl Authorizer {
         if let Some(uri) = forwarded {
             *request.uri_mut() = uri;
         }
-        let permit = Permit::new(rule_label(&decision), Some(registration));
+        let permit = Permit::new(rule_label(&decision), Some(registration)).matching(decision.route);
         let kind = RequestKind { h2c: rules.port_options(session.port()).h2c, websocket };
         Ok(Permitted::new(request, permit, kind))
     }
@@ -208,15 +214,17 @@ impl Authorizer {
         let Resolved { policy, view } = session.resolve(self.policy.current());
         let registration = self.in_flight.enter(Arc::clone(session), None);
         let now = SystemTime::now();
+        let deciding = self.metrics.deciding(Layer::Tcp);
         let decision = policy.policy.decide_tcp(&view, now);
-        self.account(session, "tcp", &decision, now);
+        drop(deciding);
+        self.account(session, Layer::Tcp, &decision, now);
         if decision.verdict == Verdict::Allow {
-            self.show(session, "tcp", &decision, Asked::default(), None, now);
+            self.show(session, Layer::Tcp.as_str(), &decision, Asked::default(), None, now);
         } else {
-            let id = self.record(session, &policy, "tcp", &decision, Asked::default(), || {
+            let id = self.record(session, &policy, Layer::Tcp, &decision, Asked::default(), || {
                 Refused::by_no_rule(&decision, &policy, &view, || None, now)
             });
-            self.show(session, "tcp", &decision, Asked::default(), Some(id), now);
+            self.show(session, Layer::Tcp.as_str(), &decision, Asked::default(), Some(id), now);
             if decision.verdict == Verdict::Deny {
                 return Err(Box::new(Denied { decision, id }));
             }
@@ -284,17 +292,16 @@ impl Authorizer {
         });
     }
 
-    fn account(&self, session: &Session, layer: &'static str, decision: &Decision, now: SystemTime) {
+    fn account(&self, session: &Session, layer: Layer, decision: &Decision, now: SystemTime) {
         session.count(layer, decision, now, || {
-            let rule = rule_label(decision);
             let Decision { verdict, reason, .. } = *decision;
             let peer = session.label.clone();
-            let counter =
-                self.metrics.decision_counter(layer, verdict.as_str(), reason.as_str(), rule, peer.clone());
+            let counters = self.metrics.decision(layer, decision, peer.clone());
             let outcome = Outcome::Decided(verdict, reason, decision.rule.clone());
             let mtls = session.caller.id().is_some();
-            let subject = Subject { direction: Direction::Inbound, peer, mtls, layer, outcome };
-            (counter, self.activity.edges.edge(subject))
+            let subject =
+                Subject { direction: Direction::Inbound, peer, mtls, layer: layer.as_str(), outcome };
+            (counters, self.activity.edges.edge(subject))
         });
     }
 
@@ -302,7 +309,7 @@ impl Authorizer {
         &self,
         session: &Session,
         policy: &PolicySnapshot,
-        layer: &'static str,
+        layer: Layer,
         decision: &Decision,
         asked: Asked<'_>,
         nearest: impl FnOnce() -> Option<Box<dyn FindNearest>>,
@@ -313,7 +320,7 @@ impl Authorizer {
             mode: policy.mode(SystemTime::now()),
             reason: &reason,
             rule: decision.rule.as_deref(),
-            layer,
+            layer: layer.as_str(),
             peer_id: session.caller.id().map(SpiffeId::as_str),
             peer_serial: session.caller.serial(),
             peer_addr: Some(session.client.0),
@@ -384,10 +391,10 @@ impl Session {
     /// Counts a decision; the counters are looked up once per connection.
     fn count(
         &self,
-        layer: &'static str,
+        layer: Layer,
         decision: &Decision,
         now: SystemTime,
-        counters_of: impl FnOnce() -> (Counter, Arc<Edge>),
+        find: impl FnOnce() -> (DecisionCounters, Arc<Edge>),
     ) {
         let mut counters = lock(&self.counters);
         let same = |kept: &&Counted| {
@@ -395,18 +402,20 @@ impl Session {
                 && kept.verdict == decision.verdict
                 && kept.reason == decision.reason
                 && kept.rule == decision.rule
+                && kept.audit_allow == decision.audit_allow
         };
         if let Some(kept) = counters.iter().find(same) {
-            kept.counter.inc();
+            kept.counters.count();
             kept.edge.seen(now);
             return;
         }
-        let (counter, edge) = counters_of();
-        counter.inc();
+        let (found, edge) = find();
+        found.count();
         edge.seen(now);
-        let Decision { verdict, reason, rule, .. } = decision.clone();
-        // One a rule: as bounded as the policy.
-        counters.push(Counted { layer, verdict, reason, rule, counter, edge });
+        if counters.len() < KEPT_COUNTERS {
+            let Decision { verdict, reason, rule, audit_allow, .. } = decision.clone();
+            counters.push(Counted { layer, verdict, reason, rule, audit_allow, counters: found, edge });
+        }
     }
 }
 

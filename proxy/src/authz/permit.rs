@@ -1,5 +1,7 @@
 //! Authority as a value.
 
+use std::sync::Arc;
+
 use http::{HeaderMap, Request, Version};
 
 use super::in_flight::Registration;
@@ -12,6 +14,8 @@ use crate::metrics::Text;
 pub struct Permit {
     /// The rule that gave it.
     rule: Text,
+    /// The pattern that matched.
+    route: Option<Text>,
     /// Its place among the work in hand; an outbound permit has none, because the peer judges.
     _registration: Option<Registration>,
 }
@@ -53,7 +57,12 @@ pub struct RequestKind {
 
 impl Permit {
     pub(super) fn new(rule: Text, registration: Option<Registration>) -> Self {
-        Self { rule, _registration: registration }
+        Self { rule, route: None, _registration: registration }
+    }
+
+    /// The same for a request that matched this pattern.
+    pub(super) fn matching(self, route: Option<Arc<str>>) -> Self {
+        Self { route: route.map(Text::from), ..self }
     }
 
     /// The rule that gave it.
@@ -74,6 +83,12 @@ impl<T> Permitted<T> {
     #[must_use]
     pub fn rule(&self) -> &Text {
         &self.permit.rule
+    }
+
+    /// The pattern of the policy that it matched: never a path, hence a label.
+    #[must_use]
+    pub fn route(&self) -> Option<&Text> {
+        self.permit.route.as_ref()
     }
 
     /// What its forwarding depends on.

@@ -49,6 +49,10 @@ pub enum Id {
     Admin,
     /// Unix socket for what changes something.
     AdminSocket,
+    /// How much the metrics show.
+    MetricsLevel,
+    /// Peers with a label of their own.
+    MetricsPeers,
     /// Worker threads.
     Workers,
     /// Connections per process.
@@ -272,6 +276,25 @@ pub static KEYS: &[Key] = &[
         meaning: "Unix socket (mode 0600) for requests that change something, such as /drain. Its directory must \
                   not be mounted in the app's container.",
         ..key(Id::AdminSocket, ADMIN, "admin-socket", "MANTLET_ADMIN_SOCKET", "PATH", Kind::Path)
+    },
+    Key {
+        default: Some("default"),
+        meaning: "How much /metrics shows: what the alerts need, what the dashboard needs too, or everything. \
+                  `mantlet metrics --describe` lists the families of each.",
+        ..key(
+            Id::MetricsLevel,
+            ADMIN,
+            "metrics-level",
+            "MANTLET_METRICS_LEVEL",
+            "LEVEL",
+            Kind::Choice(&["minimal", "default", "full"]),
+        )
+    },
+    Key {
+        default: Some("64"),
+        meaning: "Authenticated peers that have a metric label of their own; later ones share `_other`, and are \
+                  counted as overflow.",
+        ..key(Id::MetricsPeers, ADMIN, "metrics-peers", "MANTLET_METRICS_PEERS", "COUNT", Kind::Count(1, 200))
     },
     Key {
         default: Some("10000"),

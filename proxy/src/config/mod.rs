@@ -71,6 +71,10 @@ pub struct Config {
     pub admin: SocketAddr,
     /// Unix socket for mutations.
     pub admin_socket: Option<PathBuf>,
+    /// How much the metrics show.
+    pub metrics_level: MetricsLevel,
+    /// Authenticated peers that have a metric label of their own.
+    pub metrics_peers: usize,
     /// Connections at a time.
     pub max_connections: usize,
     /// TCP connect.
@@ -128,6 +132,17 @@ pub enum Unconfigured {
     Audit,
     /// As audit, and callers without mesh identity are accepted.
     Permissive,
+}
+
+/// How much the metrics show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetricsLevel {
+    /// What the alerts need.
+    Minimal,
+    /// What the dashboard needs too.
+    Default,
+    /// Everything.
+    Full,
 }
 
 /// Which requests and connections the access log shows.

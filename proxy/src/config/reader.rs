@@ -8,7 +8,7 @@ use mantlet_identity::Endpoint;
 use mantlet_policy::Guardrails;
 
 use super::{
-    AccessLog, Config, Effective, Intercept, OutboundListener, PolicyLocation, Unconfigured,
+    AccessLog, Config, Effective, Intercept, MetricsLevel, OutboundListener, PolicyLocation, Unconfigured,
     error::{Mistake, Mistakes, Reported},
     keys::{self, Id, KEYS, Key, Kind},
     listeners::{self, Home},
@@ -71,6 +71,8 @@ impl Reader<'_> {
         let unconfigured = self.required(Id::Unconfigured, unconfigured);
         let admin = self.required(Id::Admin, values::address);
         let admin_socket = self.optional(Id::AdminSocket, values::path);
+        let metrics_level = self.required(Id::MetricsLevel, metrics_level);
+        let metrics_peers = self.count(Id::MetricsPeers);
         let max_connections = self.count(Id::MaxConnections);
         let connect_timeout = self.duration(Id::ConnectTimeout);
         let handshake_timeout = self.duration(Id::HandshakeTimeout);
@@ -99,6 +101,8 @@ impl Reader<'_> {
             unconfigured: unconfigured?,
             admin: admin?,
             admin_socket: admin_socket?,
+            metrics_level: metrics_level?,
+            metrics_peers: metrics_peers?,
             max_connections: max_connections?,
             connect_timeout: connect_timeout?,
             handshake_timeout: handshake_timeout?,
@@ -291,6 +295,15 @@ fn unconfigured(word: &str) -> Checked<Unconfigured> {
         "audit" => Ok(Unconfigured::Audit),
         "permissive" => Ok(Unconfigured::Permissive),
         _ => Err("unknown word".to_owned()),
+    }
+}
+
+fn metrics_level(word: &str) -> Checked<MetricsLevel> {
+    match word {
+        "minimal" => Ok(MetricsLevel::Minimal),
+        "default" => Ok(MetricsLevel::Default),
+        "full" => Ok(MetricsLevel::Full),
+        _ => Err("not a level of the metrics".to_owned()),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::{client::Lease, guard::Exchange, headers};
-use crate::revoke::Revoke;
+use crate::{metrics::RequestGuard, revoke::Revoke};
 
 /// A body that is streamed through, or a short text of our own.
 ///
@@ -21,10 +22,18 @@ use crate::revoke::Revoke;
 pub struct Body {
     content: Content,
     lease: Option<Lease>,
-    scope: Option<Box<dyn Send>>,
+    scope: Option<Box<dyn Scope>>,
     exchange: Option<Exchange>,
     /// Set for a gRPC response: when it is revoked, it ends with trailers that say so.
     revoke: Option<Revoke>,
+    /// How long the upstream took to answer with the head that belongs to this body.
+    waited: Option<Duration>,
+}
+
+/// What lives as long as a response.
+pub trait Scope: Send {
+    /// The trailers, if there are any.
+    fn trailers(&mut self, trailers: &HeaderMap);
 }
 
 #[derive(Default)]
@@ -51,9 +60,21 @@ impl Body {
         self
     }
 
+    /// Says how long the upstream took to answer.
+    pub(super) fn with_wait(mut self, waited: Duration) -> Self {
+        self.waited = Some(waited);
+        self
+    }
+
+    /// How long the upstream took to answer; none for a text of our own.
+    #[must_use]
+    pub fn waited(&self) -> Option<Duration> {
+        self.waited
+    }
+
     /// Keeps `scope` until the body has ended or is dropped.
     #[must_use]
-    pub fn with_scope(mut self, scope: Box<dyn Send>) -> Self {
+    pub fn with_scope(mut self, scope: Box<dyn Scope>) -> Self {
         self.scope = Some(scope);
         self
     }
@@ -83,6 +104,12 @@ impl Body {
         Some(Frame::trailers(trailers))
     }
 
+    fn said(&mut self, frame: &Frame<Bytes>) {
+        if let (Some(trailers), Some(scope)) = (frame.trailers_ref(), &mut self.scope) {
+            scope.trailers(trailers);
+        }
+    }
+
     /// Gives the upstream connection back as soon as nothing more can come from it.
     fn settle(&mut self) {
         if http_body::Body::is_end_stream(self)
@@ -110,6 +137,7 @@ impl http_body::Body for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         if let Some(trailers) = self.revoked() {
+            self.said(&trailers);
             return Poll::Ready(Some(Ok(trailers)));
         }
         let frame = match &mut self.content {
@@ -127,6 +155,9 @@ impl http_body::Body for Body {
                 frame.map(|frame| frame.map(clean_trailers))
             }
         };
+        if let Some(Ok(frame)) = &frame {
+            self.said(frame);
+        }
         self.settle();
         Poll::Ready(frame)
     }
@@ -145,6 +176,14 @@ impl http_body::Body for Body {
             Content::Text(text) => SizeHint::with_exact(text.len() as u64),
             Content::Stream(stream) => stream.size_hint(),
         }
+    }
+}
+
+// === impl Scope ===
+
+impl<T: Send> Scope for (RequestGuard, T) {
+    fn trailers(&mut self, trailers: &HeaderMap) {
+        self.0.ended(trailers);
     }
 }
 

@@ -20,7 +20,7 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-use crate::{detect::H2_PREFACE, io::BoxIo};
+use crate::{detect::H2_PREFACE, io::BoxIo, metrics::Counted};
 
 /// PING, SETTINGS and the like within a second, without a request or a body byte between them.
 const IDLE_FRAMES_PER_SECOND: u32 = 200;
@@ -39,7 +39,7 @@ pub struct Timeouts {
 
 /// The byte stream under an HTTP server.
 pub(super) struct Guarded {
-    io: BoxIo,
+    io: Counted<BoxIo>,
     guard: Guard,
 }
 
@@ -95,12 +95,12 @@ struct FrameScan {
 // === impl Guarded ===
 
 impl Guarded {
-    pub(super) fn http1(io: BoxIo, timeouts: Timeouts, stage: Stage) -> Self {
+    pub(super) fn http1(io: Counted<BoxIo>, timeouts: Timeouts, stage: Stage) -> Self {
         let since = (stage.now(), Instant::now());
         Self { io, guard: Guard::H1(HeadTimer { stage, timeouts, since, timer: None }) }
     }
 
-    pub(super) fn http2(io: BoxIo) -> Self {
+    pub(super) fn http2(io: Counted<BoxIo>) -> Self {
         Self { io, guard: Guard::H2(FrameScan::default()) }
     }
 }
@@ -303,12 +303,18 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     use super::*;
+    use crate::metrics::{Direction, Metrics, Options};
 
     const TIMEOUTS: Timeouts = Timeouts {
         head: Duration::from_secs(10),
         idle: Duration::from_secs(300),
         idle_at_stop: Duration::from_secs(11),
     };
+
+    fn counted(io: tokio::io::DuplexStream) -> Counted<BoxIo> {
+        let metrics = Metrics::new(Options::default());
+        Counted::new(Box::new(io), metrics.bytes(Direction::Inbound))
+    }
 
     fn frames(kind: u8, payload: usize, count: usize) -> Vec<u8> {
         let length = payload as u32;
@@ -348,7 +354,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_head_that_dribbles_in_ends_after_ten_seconds() {
         let (mut client, io) = duplex(64);
-        let mut guarded = Guarded::http1(Box::new(io), TIMEOUTS, Stage::default());
+        let mut guarded = Guarded::http1(counted(io), TIMEOUTS, Stage::default());
         let begun = Instant::now();
         let dribble = tokio::spawn(async move {
             while client.write_all(b"x").await.is_ok() {
@@ -371,7 +377,7 @@ mod tests {
     async fn an_idle_connection_may_be_idle_longer_and_an_exchange_has_no_limit_here() {
         let (_client, io) = duplex(64);
         let stage = Stage::default();
-        let mut guarded = Guarded::http1(Box::new(io), TIMEOUTS, stage.clone());
+        let mut guarded = Guarded::http1(counted(io), TIMEOUTS, stage.clone());
         let exchange = stage.answer();
         let mut sink = [0; 1];
         let hour = tokio::time::timeout(Duration::from_secs(3600), guarded.read_exact(&mut sink)).await;
@@ -386,7 +392,7 @@ mod tests {
     async fn at_a_stop_an_idle_connection_ends_in_order_when_no_request_can_come_any_more() {
         let (_client, io) = duplex(64);
         let stage = Stage::default();
-        let mut guarded = Guarded::http1(Box::new(io), TIMEOUTS, stage.clone());
+        let mut guarded = Guarded::http1(counted(io), TIMEOUTS, stage.clone());
         let exchange = stage.answer();
         stage.stop();
         let mut sink = [0; 1];

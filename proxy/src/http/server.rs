@@ -20,6 +20,7 @@ use crate::{
     detect::HttpVersion,
     drain::{DrainToken, Phase},
     io::BoxIo,
+    metrics::Counted,
     revoke::revocable,
 };
 
@@ -51,7 +52,7 @@ struct Streams;
 /// # Errors
 /// The peer broke the protocol, or the stream broke.
 pub async fn serve<S, F>(
-    io: BoxIo,
+    io: Counted<BoxIo>,
     version: HttpVersion,
     service: S,
     timeouts: Timeouts,

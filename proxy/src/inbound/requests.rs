@@ -22,7 +22,7 @@ use crate::{
     io::BoxIo,
     lifetime::Lifetime,
     log::AccessLine,
-    metrics::{CloseReason, RequestGuard, RequestMetrics},
+    metrics::{CloseReason, Counted, Direction, RequestGuard, RequestMetrics},
     revoke::Revoke,
 };
 
@@ -59,6 +59,7 @@ pub(super) async fn serve(
         app_h1: OnceLock::new(),
         app_h2: OnceLock::new(),
     });
+    let io = Counted::new(io, inbound.metrics.bytes(Direction::Inbound));
     let serving = Arc::clone(&connection);
     let service = move |request| Arc::clone(&serving).request(request);
     let grace_over = || inbound.authorizer.end_unanswered(&session, CloseReason::PeerExpired);
@@ -84,7 +85,7 @@ impl HttpConnection {
     /// Answers one request; whatever happens, there is an answer and one count.
     async fn request(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         let grpc = headers::is_grpc(&request);
-        let mut guard = self.requests.begin(request.method());
+        let mut guard = self.requests.begin(request.method(), grpc);
         let mut line = self.access_line(&request);
         let asks_to_leave = request.version() == Version::HTTP_11 && upgrade::asks(request.headers());
         let revoke = Revoke::current();
@@ -96,13 +97,13 @@ impl HttpConnection {
         };
         match outcome {
             Ok((response, permit)) => {
-                guard.answered(response.status());
+                guard.answered(response.status(), response.headers(), response.body().waited());
                 if let Some(line) = &mut line {
                     let rule = permit.as_ref().map(|permit| permit.rule().as_str());
                     line.answered(response.status().as_u16(), rule);
                 }
                 revoke.response_begins(grpc);
-                let scope = Box::new((guard, line, permit));
+                let scope = Box::new((guard, (line, permit)));
                 response.map(|body| {
                     let body = if grpc { body.ending_with_trailers(revoke) } else { body };
                     body.with_scope(scope)
@@ -115,7 +116,7 @@ impl HttpConnection {
                 if asks_to_leave {
                     upgrade::close_after(&mut response);
                 }
-                guard.answered(response.status());
+                guard.answered(response.status(), response.headers(), None);
                 revoke.response_begins(true);
                 if let Some(line) = &mut line {
                     line.refused(response.status().as_u16(), error.close_reason().as_str(), error.id(id));
@@ -143,7 +144,9 @@ impl HttpConnection {
         // phase: inbound 7 "request: one meaning, or refused; then policy" | fails: malformed, denied | close: denied | metric: mantlet_authz_decisions_total
         let request = request.map(Body::from);
         let mut permitted = self.inbound.authorizer.authorize_request(&self.session, request)?;
-        guard.route(permitted.rule().clone());
+        if let Some(route) = permitted.route() {
+            guard.route(route.clone());
+        }
 
         // phase: inbound 8 "headers: what we assert is stripped first, then set" | fails: nothing can | close: - | metric: -
         let RequestKind { h2c, websocket } = permitted.kind();

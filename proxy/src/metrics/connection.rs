@@ -1,10 +1,10 @@
 //! The guard of one connection.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use super::{
     CloseReason, Direction, Metrics, Text, Transport,
-    families::{ActiveLabels, ClosedLabels, OpenedLabels},
+    traffic::{ActiveLabels, ClosedConnectionLabels, DirectionLabels, OpenedLabels},
 };
 
 /// Counts one connection: opened when its transport stands, closed exactly once with a reason, also
@@ -12,6 +12,7 @@ use super::{
 pub struct ConnectionGuard {
     metrics: Arc<Metrics>,
     direction: Direction,
+    begun: Instant,
     transport: Option<Transport>,
     peer: Text,
     finished: bool,
@@ -23,7 +24,8 @@ impl ConnectionGuard {
     /// A connection that was accepted.
     #[must_use]
     pub fn new(metrics: Arc<Metrics>, direction: Direction) -> Self {
-        Self { metrics, direction, transport: None, peer: Text::none(), finished: false }
+        let begun = Instant::now();
+        Self { metrics, direction, begun, transport: None, peer: Text::none(), finished: false }
     }
 
     /// The transport stands, and `peer` is who proved to be at the other end.
@@ -31,8 +33,8 @@ impl ConnectionGuard {
         let direction = self.direction;
         self.transport = Some(transport);
         self.peer.clone_from(&peer);
-        self.metrics.opened.get_or_create_owned(&OpenedLabels { direction, transport, peer }).inc();
-        self.metrics.active.get_or_create_owned(&ActiveLabels { direction, transport }).inc();
+        self.metrics.traffic.opened.get(&OpenedLabels { direction, transport, peer }).inc();
+        self.metrics.traffic.active.get(ActiveLabels { direction, transport }).inc();
     }
 
     /// What stands, once it does, and the label of who is at the other end.
@@ -50,10 +52,11 @@ impl ConnectionGuard {
         if std::mem::replace(&mut self.finished, true) {
             return;
         }
-        let direction = self.direction;
-        self.metrics.closed.get_or_create_owned(&ClosedLabels { direction, reason }).inc();
+        let (direction, traffic) = (self.direction, &self.metrics.traffic);
+        traffic.closed.get(ClosedConnectionLabels { direction, reason }).inc();
+        traffic.connection_seconds.get(DirectionLabels { direction }).observe(self.begun.elapsed());
         if let Some(transport) = self.transport {
-            self.metrics.active.get_or_create_owned(&ActiveLabels { direction, transport }).dec();
+            traffic.active.get(ActiveLabels { direction, transport }).dec();
         }
     }
 }

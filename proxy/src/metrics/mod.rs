@@ -2,98 +2,134 @@
 //!
 //! Metrics are guards: created when something begins, finished exactly once when it ends, also when
 //! the task that carries it is cancelled. Handles are looked up once per connection. Labels are
-//! closed enums, rule names of the own policy, and the bounded set of authenticated peers; never a
-//! path, a host or anything else that a client can invent.
+//! closed enums, rule names and patterns of the own policy, and the bounded set of authenticated
+//! peers; never a path, a host or anything else that a client can invent. Each family is bounded
+//! besides, see [`family`].
 
+mod bytes;
+mod catalog;
 mod connection;
-mod families;
+mod decision;
+mod family;
+mod handshake;
+mod labels;
+mod pool;
+mod process;
 mod request;
+mod state;
+mod traffic;
 mod vocabulary;
 
-use std::{
-    collections::HashSet,
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
+use std::sync::Arc;
+
+use tokio::runtime::RuntimeMetrics;
+
+pub use self::{
+    bytes::{ByteCount, Counted},
+    catalog::{Description, Level, Stability},
+    connection::ConnectionGuard,
+    decision::{Deciding, DecisionCounters},
+    handshake::{HandshakeGuard, TlsSession},
+    labels::Text,
+    pool::PoolSlot,
+    request::{RequestGuard, RequestMetrics},
+    state::{BundleNow, IdentityNow, LinesNow, Now, PolicyNow},
+    vocabulary::{
+        CloseReason, CodeClass, ConnectResult, Direction, Full, GrpcStatus, Io, Layer, LogStream,
+        MethodLabel, PoolState, RefreshResult, ReloadResult, TlsCipher, TlsGroup, TlsVersion, Transport,
+    },
+};
+use self::{
+    catalog::Catalog,
+    labels::PeerLabels,
+    state::State,
+    traffic::{ConnectLabels, OverflowLabels, Traffic},
 };
 
-use prometheus_client::encoding::{EncodeLabelValue, LabelValueEncoder};
+/// How much there may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// What is exposed.
+    pub level: Level,
+    /// Most authenticated peers that have a label of their own; the others share [`Text::other`].
+    pub peers: usize,
+}
 
-pub use connection::ConnectionGuard;
-pub use families::{IdentityNow, Metrics, PolicyNow};
-pub use request::{RequestGuard, RequestMetrics};
-pub use vocabulary::{CloseReason, ConnectResult, Direction, Transport};
+/// Every family of the process.
+pub struct Metrics {
+    level: Level,
+    catalog: Catalog,
+    peers: PeerLabels,
+    traffic: Traffic,
+    state: State,
+}
 
-/// Most authenticated peers that get a label of their own; the others share [`Text::other`].
-const PEER_LABELS: usize = 64;
+// === impl Options ===
 
-/// A label value that is shared rather than copied.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub struct Text(Arc<str>);
+impl Default for Options {
+    fn default() -> Self {
+        Self { level: Level::Default, peers: 64 }
+    }
+}
 
-/// The peers that have a label of their own.
-#[derive(Default)]
-pub(crate) struct PeerLabels(Mutex<HashSet<Text>>);
+// === impl Metrics ===
 
-// === impl Text ===
-
-impl Text {
-    /// Stands for "there is none".
+impl Metrics {
+    /// Registers every family.
     #[must_use]
-    pub fn none() -> Self {
-        Self::from("-")
+    pub fn new(options: Options) -> Arc<Self> {
+        let traffic = Traffic::new();
+        let state = State::new(&traffic);
+        let mut catalog = Catalog::new(options.level);
+        traffic.register(&mut catalog);
+        state.register(&mut catalog);
+        let peers = PeerLabels::new(options.peers);
+        Arc::new(Self { level: options.level, catalog, peers, traffic, state })
     }
 
-    /// Stands for everything past a limit.
+    /// Every family, whatever the level shows.
     #[must_use]
-    pub fn other() -> Self {
-        Self::from("_other")
+    pub fn describe(&self) -> &[Description] {
+        self.catalog.describe()
     }
 
-    /// The value.
+    /// The label of an authenticated peer, bounded in number.
     #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
+    pub fn peer_label(&self, peer: &str) -> Text {
+        self.peers.get(peer).unwrap_or_else(|| {
+            self.traffic.overflow.get(OverflowLabels { label: Full::Peer }).inc();
+            Text::other()
+        })
     }
-}
 
-impl From<&str> for Text {
-    fn from(text: &str) -> Self {
-        Self(text.into())
+    /// Counts an attempt to reach an upstream.
+    pub fn connect(&self, result: ConnectResult) {
+        self.traffic.connects.get(ConnectLabels { result }).inc();
     }
-}
 
-impl From<Arc<str>> for Text {
-    fn from(text: Arc<str>) -> Self {
-        Self(text)
+    /// Counts an endpoint that is left out for a while.
+    pub fn ejected(&self) {
+        self.traffic.ejections.inc();
     }
-}
 
-impl std::borrow::Borrow<str> for Text {
-    fn borrow(&self) -> &str {
-        &self.0
+    /// Counts a connection to a peer of which only the trust domain was demanded.
+    pub fn unpinned(&self) {
+        self.traffic.unpinned.inc();
     }
-}
 
-impl EncodeLabelValue for Text {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
-        (&*self.0).encode(encoder)
+    /// Adds a runtime whose tasks are shown.
+    pub fn watch(&self, runtime: RuntimeMetrics) {
+        self.state.watch(runtime);
     }
-}
 
-// === impl PeerLabels ===
+    /// Takes over the state of a moment, at a scrape.
+    pub fn observe(&self, now: &Now) {
+        self.state.observe(now, &self.traffic);
+    }
 
-impl PeerLabels {
-    /// The label of an authenticated peer. `None` once the limit is reached.
-    pub(crate) fn get(&self, peer: &str) -> Option<Text> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(label) = known.get(peer) {
-            return Some(label.clone());
-        }
-        if known.len() >= PEER_LABELS {
-            return None;
-        }
-        let label = Text::from(peer);
-        known.insert(label.clone());
-        Some(label)
+    /// Everything that the level shows, as OpenMetrics text.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        self.catalog.encode()
     }
 }

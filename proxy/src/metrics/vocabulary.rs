@@ -2,6 +2,21 @@
 //! variant here (or of the decision and handshake vocabularies of the crates below), so nothing
 //! from the network can become one.
 
+use mantlet_identity::{HandshakeReason, IdentityErrorKind};
+use mantlet_policy::{Reason, Verdict};
+
+/// A closed set of label values.
+pub(super) trait Word: Copy + 'static {
+    /// Every one, in the order of declaration.
+    const ALL: &'static [Self];
+
+    /// The label value.
+    fn word(self) -> &'static str;
+
+    /// Its place in [`Word::ALL`].
+    fn number(self) -> usize;
+}
+
 /// Declares an enum whose variants are label values.
 macro_rules! closed_enum {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $label:literal,)* }) => {
@@ -26,12 +41,15 @@ macro_rules! closed_enum {
             }
         }
 
-        impl prometheus_client::encoding::EncodeLabelValue for $name {
-            fn encode(
-                &self,
-                encoder: &mut prometheus_client::encoding::LabelValueEncoder<'_>,
-            ) -> Result<(), std::fmt::Error> {
-                self.as_str().encode(encoder)
+        impl Word for $name {
+            const ALL: &'static [Self] = $name::ALL;
+
+            fn word(self) -> &'static str {
+                self.as_str()
+            }
+
+            fn number(self) -> usize {
+                self as usize
             }
         }
     };
@@ -118,3 +136,238 @@ closed_enum! {
         Error = "error",
     }
 }
+
+closed_enum! {
+    /// What a decision is about.
+    Layer {
+        /// A request.
+        Http = "http",
+        /// The bytes of a connection.
+        Tcp = "tcp",
+    }
+}
+
+closed_enum! {
+    /// Which way bytes went.
+    Io {
+        /// From whoever opened the connection.
+        Read = "read",
+        /// To whoever opened the connection.
+        Write = "write",
+    }
+}
+
+closed_enum! {
+    /// The first digit of an HTTP status.
+    CodeClass {
+        /// Informational.
+        Informational = "1xx",
+        /// Success.
+        Success = "2xx",
+        /// Redirection.
+        Redirection = "3xx",
+        /// The client's mistake.
+        ClientError = "4xx",
+        /// The server's.
+        ServerError = "5xx",
+        /// There was no answer.
+        None = "-",
+    }
+}
+
+closed_enum! {
+    /// A request's method. What RFC 9110 and RFC 5789 do not know shares one word, because a client can
+    /// invent it.
+    MethodLabel {
+        /// GET.
+        Get = "GET",
+        /// HEAD.
+        Head = "HEAD",
+        /// POST.
+        Post = "POST",
+        /// PUT.
+        Put = "PUT",
+        /// DELETE.
+        Delete = "DELETE",
+        /// PATCH.
+        Patch = "PATCH",
+        /// OPTIONS.
+        Options = "OPTIONS",
+        /// TRACE.
+        Trace = "TRACE",
+        /// CONNECT.
+        Connect = "CONNECT",
+        /// Any other.
+        Other = "_OTHER",
+    }
+}
+
+closed_enum! {
+    /// How a gRPC call ended.
+    GrpcStatus {
+        /// OK.
+        Ok = "0",
+        /// CANCELLED.
+        Cancelled = "1",
+        /// UNKNOWN.
+        Unknown = "2",
+        /// INVALID_ARGUMENT.
+        InvalidArgument = "3",
+        /// DEADLINE_EXCEEDED.
+        DeadlineExceeded = "4",
+        /// NOT_FOUND.
+        NotFound = "5",
+        /// ALREADY_EXISTS.
+        AlreadyExists = "6",
+        /// PERMISSION_DENIED.
+        PermissionDenied = "7",
+        /// RESOURCE_EXHAUSTED.
+        ResourceExhausted = "8",
+        /// FAILED_PRECONDITION.
+        FailedPrecondition = "9",
+        /// ABORTED.
+        Aborted = "10",
+        /// OUT_OF_RANGE.
+        OutOfRange = "11",
+        /// UNIMPLEMENTED.
+        Unimplemented = "12",
+        /// INTERNAL.
+        Internal = "13",
+        /// UNAVAILABLE.
+        Unavailable = "14",
+        /// DATA_LOSS.
+        DataLoss = "15",
+        /// UNAUTHENTICATED.
+        Unauthenticated = "16",
+        /// A number that gRPC does not know.
+        Other = "_OTHER",
+        /// It ended without one.
+        None = "-",
+    }
+}
+
+closed_enum! {
+    /// The TLS version of a session.
+    TlsVersion {
+        /// TLS 1.3, the only one that is offered.
+        Tls13 = "1.3",
+        /// Anything else: it cannot happen.
+        Other = "_OTHER",
+    }
+}
+
+closed_enum! {
+    /// The key exchange of a TLS session.
+    TlsGroup {
+        /// The hybrid with ML-KEM: safe from a later quantum computer.
+        X25519MlKem768 = "X25519MLKEM768",
+        /// X25519.
+        X25519 = "X25519",
+        /// NIST P-256.
+        Secp256r1 = "secp256r1",
+        /// NIST P-384.
+        Secp384r1 = "secp384r1",
+        /// Anything else: it cannot happen.
+        Other = "_OTHER",
+    }
+}
+
+closed_enum! {
+    /// The cipher of a TLS session.
+    TlsCipher {
+        /// AES-128.
+        Aes128Gcm = "TLS13_AES_128_GCM_SHA256",
+        /// AES-256.
+        Aes256Gcm = "TLS13_AES_256_GCM_SHA384",
+        /// ChaCha20.
+        ChaCha20Poly1305 = "TLS13_CHACHA20_POLY1305_SHA256",
+        /// Anything else: it cannot happen.
+        Other = "_OTHER",
+    }
+}
+
+closed_enum! {
+    /// What came of an update of the Workload API.
+    RefreshResult {
+        /// It changed something.
+        Updated = "updated",
+        /// It said what was known.
+        Unchanged = "unchanged",
+        /// It was not taken.
+        Rejected = "rejected",
+    }
+}
+
+closed_enum! {
+    /// What came of a load of the policy.
+    ReloadResult {
+        /// It is in force.
+        Accepted = "accepted",
+        /// The one before stays in force.
+        Rejected = "rejected",
+    }
+}
+
+closed_enum! {
+    /// A stream of log lines that may be dropped.
+    LogStream {
+        /// One line a request or connection.
+        Access = "access",
+        /// Decisions.
+        Audit = "audit",
+    }
+}
+
+closed_enum! {
+    /// Where an upstream connection is.
+    PoolState {
+        /// It carries nothing.
+        Idle = "idle",
+        /// It carries a request.
+        Busy = "busy",
+    }
+}
+
+closed_enum! {
+    /// What was full, so that something was counted as `_other`.
+    Full {
+        /// The list of peers that have a label of their own.
+        Peer = "peer",
+        /// The family of this name.
+        ConnectionsOpened = "mantlet_connections_opened_total",
+        /// The family of this name.
+        HttpRequests = "mantlet_http_requests_total",
+        /// The family of this name.
+        GrpcResponses = "mantlet_grpc_responses_total",
+        /// The family of this name.
+        AuthzDecisions = "mantlet_authz_decisions_total",
+        /// The family of this name.
+        PolicyRuleHits = "mantlet_policy_rule_hits_total",
+        /// The family of this name.
+        BundleNotAfter = "mantlet_identity_bundle_not_after_timestamp_seconds",
+        /// The family of this name.
+        BundleAuthorities = "mantlet_identity_bundle_authorities",
+    }
+}
+
+/// The vocabularies that live in other crates.
+macro_rules! words_of {
+    ($name:ident, $all:expr) => {
+        impl Word for $name {
+            const ALL: &'static [Self] = &$all;
+
+            fn word(self) -> &'static str {
+                self.as_str()
+            }
+
+            fn number(self) -> usize {
+                self as usize
+            }
+        }
+    };
+}
+
+words_of!(HandshakeReason, HandshakeReason::ALL);
+words_of!(IdentityErrorKind, IdentityErrorKind::ALL);
+words_of!(Reason, Reason::ALL);
+words_of!(Verdict, [Verdict::Allow, Verdict::Deny, Verdict::WouldDeny]);

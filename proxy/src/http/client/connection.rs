@@ -1,10 +1,7 @@
 //! Connections to one upstream: shared ones, idle ones, and those in use.
 
 use std::{
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Weak},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -16,7 +13,7 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
 use super::{Body, Host};
-use crate::{detect::HttpVersion, directory::balance::Load, io::BoxIo};
+use crate::{detect::HttpVersion, directory::balance::Load, io::BoxIo, metrics::PoolSlot};
 
 /// Streams on one HTTP/2 connection before another is opened beside it; below what peers allow, so
 /// that a request never waits for another's end.
@@ -57,37 +54,46 @@ pub struct Lease {
 }
 
 enum Sender {
-    H1(http1::SendRequest<Body>),
+    H1 { send: http1::SendRequest<Body>, place: Place },
     H2 { send: http2::SendRequest<Body>, place: Place },
 }
 
 /// An HTTP/2 connection and the number of its open streams.
 struct Shared {
     send: http2::SendRequest<Body>,
-    streams: Arc<AtomicUsize>,
+    streams: Arc<PoolSlot>,
     not_after: Option<SystemTime>,
 }
 
 /// An HTTP/1 connection that carries nothing.
 struct Idle {
     send: http1::SendRequest<Body>,
+    slot: Arc<PoolSlot>,
     since: Instant,
     not_after: Option<SystemTime>,
 }
 
-/// A stream's place on its connection, until it is dropped.
-struct Place(Arc<AtomicUsize>);
+/// An exchange's place on its connection, until it is dropped.
+struct Place(Arc<PoolSlot>);
 
 /// Begins HTTP/1.1 on a stream; the peer at its other end, if it has proved who it is, until `not_after`.
-pub(super) async fn http1(io: BoxIo, not_after: Option<SystemTime>) -> hyper::Result<Connection> {
+pub(super) async fn http1(
+    io: BoxIo,
+    not_after: Option<SystemTime>,
+    slot: &Arc<PoolSlot>,
+) -> hyper::Result<Connection> {
     let (send, connection) =
         http1::Builder::new().max_headers(MAX_HEADERS).handshake(TokioIo::new(io)).await?;
     drive(connection.with_upgrades());
-    Ok(Connection { sender: Sender::H1(send), not_after })
+    Ok(Connection { sender: Sender::H1 { send, place: Place::on(slot) }, not_after })
 }
 
 /// Begins HTTP/2 on a stream.
-pub(super) async fn http2(io: BoxIo, not_after: Option<SystemTime>) -> hyper::Result<Connection> {
+pub(super) async fn http2(
+    io: BoxIo,
+    not_after: Option<SystemTime>,
+    slot: &Arc<PoolSlot>,
+) -> hyper::Result<Connection> {
     let (send, connection) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
@@ -96,7 +102,7 @@ pub(super) async fn http2(io: BoxIo, not_after: Option<SystemTime>) -> hyper::Re
         .handshake(TokioIo::new(io))
         .await?;
     drive(connection);
-    Ok(Connection { sender: Sender::H2 { send, place: Place::first() }, not_after })
+    Ok(Connection { sender: Sender::H2 { send, place: Place::on(slot) }, not_after })
 }
 
 /// Moves the connection's bytes until it ends. Why it ended is seen by whoever uses it next, and
@@ -145,7 +151,8 @@ impl Connections {
                 return None;
             }
             if idle.send.is_ready() && is_valid(idle.not_after, now) {
-                return Some(Connection { sender: Sender::H1(idle.send), not_after: idle.not_after });
+                let sender = Sender::H1 { send: idle.send, place: Place::on(&idle.slot) };
+                return Some(Connection { sender, not_after: idle.not_after });
             }
         }
         None
@@ -163,12 +170,13 @@ impl Connections {
 
     fn give_back(&mut self, connection: Connection) {
         let not_after = connection.not_after;
-        if let Sender::H1(send) = connection.sender
+        if let Sender::H1 { send, place } = connection.sender
             && !self.retired
             && self.idle.len() < IDLE_PER_HOST
             && !send.is_closed()
         {
-            self.idle.push(Idle { send, since: Instant::now(), not_after });
+            let slot = Arc::clone(&place.0);
+            self.idle.push(Idle { send, slot, since: Instant::now(), not_after });
         }
     }
 }
@@ -181,11 +189,11 @@ fn is_valid(not_after: Option<SystemTime>, now: SystemTime) -> bool {
 
 impl Shared {
     fn has_room(&self) -> bool {
-        self.streams.load(Ordering::Relaxed) < STREAMS_PER_CONNECTION
+        self.streams.users() < STREAMS_PER_CONNECTION
     }
 
     fn connection(&self) -> Connection {
-        let sender = Sender::H2 { send: self.send.clone(), place: Place::beside(&self.streams) };
+        let sender = Sender::H2 { send: self.send.clone(), place: Place::on(&self.streams) };
         Connection { sender, not_after: self.not_after }
     }
 }
@@ -193,19 +201,15 @@ impl Shared {
 // === impl Place ===
 
 impl Place {
-    fn first() -> Self {
-        Self(Arc::new(AtomicUsize::new(1)))
-    }
-
-    fn beside(streams: &Arc<AtomicUsize>) -> Self {
-        streams.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(streams))
+    fn on(slot: &Arc<PoolSlot>) -> Self {
+        slot.enter();
+        Self(Arc::clone(slot))
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.leave();
     }
 }
 
@@ -215,7 +219,7 @@ impl Connection {
     /// What is spoken on it.
     pub(super) fn version(&self) -> HttpVersion {
         match self.sender {
-            Sender::H1(_) => HttpVersion::H1,
+            Sender::H1 { .. } => HttpVersion::H1,
             Sender::H2 { .. } => HttpVersion::H2,
         }
     }
@@ -226,7 +230,7 @@ impl Connection {
         request: Request<Body>,
     ) -> Result<(Response<Incoming>, Self), (hyper::Error, Option<Request<Body>>)> {
         let sent = match &mut self.sender {
-            Sender::H1(send) => send.try_send_request(request).await,
+            Sender::H1 { send, .. } => send.try_send_request(request).await,
             Sender::H2 { send, .. } => send.try_send_request(request).await,
         };
         match sent {

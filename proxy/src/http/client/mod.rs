@@ -205,6 +205,16 @@ fn bundle_generation(credentials: &Credentials, expected: &ExpectedPeer) -> u64 
     }
 }
 
+// === impl Upstream ===
+
+impl Upstream {
+    fn dialer(&self) -> &Dialer {
+        match self {
+            Self::App(dialer, ..) | Self::Mesh(dialer, _) => dialer,
+        }
+    }
+}
+
 // === impl Host ===
 
 impl Host {
@@ -275,10 +285,11 @@ impl Host {
         let Reserved { connection, reused, load } = reserved;
         self.fit(&mut request, &connection);
         let again = if reused { repeatable(&request) } else { None };
+        let asked = Instant::now();
         match connection.send(request).await {
             Ok((response, connection)) => {
-                let lease = Lease::new(self, connection, load);
-                Ok(response.map(|body| Body::from(body).with_lease(lease)))
+                let (lease, waited) = (Lease::new(self, connection, load), asked.elapsed());
+                Ok(response.map(|body| Body::from(body).with_wait(waited).with_lease(lease)))
             }
             Err((error, unsent)) => Err(Failed { error, again: unsent.or(again) }),
         }
@@ -386,9 +397,10 @@ impl Host {
             Some(peer) => Box::new(self.vouchers.stream(io, peer)),
             None => io,
         };
+        let slot = self.upstream.dialer().pool_slot();
         let opened = match version {
-            HttpVersion::H1 => connection::http1(io, not_after).await,
-            HttpVersion::H2 => connection::http2(io, not_after).await,
+            HttpVersion::H1 => connection::http1(io, not_after, &slot).await,
+            HttpVersion::H2 => connection::http2(io, not_after, &slot).await,
         };
         let connection = opened.map_err(SendError::Http)?;
         let mut connections = self.lock();
