@@ -79,6 +79,23 @@ impl Cidr {
             && network(other.address, self.prefix) == self.address
     }
 
+    /// As the kernel stores it: the first address, and the first one behind it, if there is one.
+    pub(crate) fn interval(self) -> (Vec<u8>, Option<Vec<u8>>) {
+        let prefix = u32::from(self.prefix);
+        match self.address {
+            IpAddr::V4(four) => {
+                let size = 1_u32.checked_shl(32_u32.saturating_sub(prefix));
+                let after = size.and_then(|size| four.to_bits().checked_add(size));
+                (four.octets().to_vec(), after.map(|after| after.to_be_bytes().to_vec()))
+            }
+            IpAddr::V6(six) => {
+                let size = 1_u128.checked_shl(128_u32.saturating_sub(prefix));
+                let after = size.and_then(|size| six.to_bits().checked_add(size));
+                (six.octets().to_vec(), after.map(|after| after.to_be_bytes().to_vec()))
+            }
+        }
+    }
+
     /// The same addresses in order, without networks inside others: the kernel refuses intervals that
     /// overlap.
     pub(crate) fn merge(mut networks: Vec<Self>) -> Vec<Self> {
@@ -131,6 +148,18 @@ mod tests {
             ["10.0.0.0/8", "11.0.0.0/8", "192.0.2.7/32", "fd00::/8"]
         );
         assert_eq!(shown("0.0.0.0/0,::/0,10.0.0.0/8,fd00::1"), ["0.0.0.0/0", "::/0"]);
+    }
+
+    #[test]
+    fn an_interval_ends_before_the_first_address_behind_it() {
+        let interval = |text: &str| Cidr::parse(text).unwrap().interval();
+        assert_eq!(interval("10.0.0.0/8"), (vec![10, 0, 0, 0], Some(vec![11, 0, 0, 0])));
+        assert_eq!(interval("192.0.2.255"), (vec![192, 0, 2, 255], Some(vec![192, 0, 3, 0])));
+        for (text, length) in [("0.0.0.0/0", 4), ("::/0", 16)] {
+            assert_eq!(interval(text), (vec![0; length], None));
+        }
+        assert_eq!(interval("255.255.255.255").1, None);
+        assert_eq!(interval("ffff::/16").1, None);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Interception ruleset of a pod: typed form, nft text.
+//! Interception ruleset of a pod: typed form, nft text, netlink.
 //!
 //! [`Config`] says what is captured, [`Ruleset::new`] refuses what must not be, and a [`Ruleset`] is
 //! printed as an nft script: one table, `inet mantlet`, that is replaced in one transaction. Running it
@@ -9,22 +9,29 @@
 //! so a lost NAT rule ends connections instead of letting them out in the clear. The proxy is exempt by
 //! its user *and* its group: either alone is something an application can be given.
 //!
-//! Nothing here talks to the kernel. A pod gets the rules over netlink from `mantlet-init`, so that its
-//! image needs no `nft`; that encoder and that program are not written yet. The text is for people and
-//! for tests, and stays the reference for the encoder.
+//! A pod gets the rules over netlink from `mantlet-init` ([`apply`]), so that its image needs no `nft`.
+//! The text is for people and for tests: both are made of the same typed rules, and a test compares what
+//! the kernel lists after either.
 
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
 mod cidr;
 mod config;
+mod failure;
+mod netlink;
 mod port_range;
+mod privileges;
 mod problem;
+mod rule;
 mod ruleset;
 
 pub use cidr::Cidr;
 pub use config::{Config, ProxyPorts, Udp};
+pub use failure::{Failure, Feature};
+pub use netlink::{Reply, apply, replies};
 pub use port_range::PortRange;
+pub use privileges::Privileges;
 pub use problem::Problem;
 pub use ruleset::Ruleset;
 

@@ -64,6 +64,12 @@ impl PortRange {
         (self.first..=self.last).contains(&port)
     }
 
+    /// As the kernel stores it: the first port, and the first one behind it, if there is one.
+    pub(crate) fn interval(self) -> (Vec<u8>, Option<Vec<u8>>) {
+        let bytes = |port: u16| port.to_be_bytes().to_vec();
+        (bytes(self.first), self.last.checked_add(1).map(bytes))
+    }
+
     /// The same ports in order, in the fewest ranges: the kernel refuses intervals that overlap.
     pub(crate) fn merge(mut ranges: Vec<Self>) -> Vec<Self> {
         ranges.sort_unstable();

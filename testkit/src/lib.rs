@@ -7,6 +7,7 @@ pub mod apps;
 pub mod client;
 pub mod grpc;
 mod http1;
+pub mod netns;
 pub mod peer;
 pub mod pki;
 pub mod real_peers;

@@ -128,7 +128,19 @@ impl App {
         F: Fn(Seen) -> R + Send + Sync + 'static,
         R: Future<Output = Reply> + Send + 'static,
     {
-        let (listener, addr) = listen().await;
+        Self::on(listen().await.0, protocol, handler)
+    }
+
+    /// The same on a listener of the test's.
+    ///
+    /// # Panics
+    /// When the listener has no address.
+    pub fn on<F, R>(listener: TcpListener, protocol: Protocol, handler: F) -> Self
+    where
+        F: Fn(Seen) -> R + Send + Sync + 'static,
+        R: Future<Output = Reply> + Send + 'static,
+    {
+        let addr = listener.local_addr().expect("bound");
         let state = Arc::new(State {
             seen: watch::Sender::new(Vec::new()),
             connections: watch::Sender::new(0),

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -36,7 +36,15 @@ impl TcpApp {
 
     /// Speaks first, then echoes.
     pub async fn banner(banner: impl Into<Vec<u8>>) -> Self {
-        let (listener, addr) = listen().await;
+        Self::on(listen().await.0, banner)
+    }
+
+    /// The same on a listener of the test's.
+    ///
+    /// # Panics
+    /// When the listener has no address.
+    pub fn on(listener: TcpListener, banner: impl Into<Vec<u8>>) -> Self {
+        let addr = listener.local_addr().expect("bound");
         let state = Arc::new(State {
             banner: banner.into(),
             received: watch::Sender::new(Vec::new()),

@@ -1,7 +1,7 @@
 //! Sidecar processes: started with what a test needs, ready when they say so, gone when dropped.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 
@@ -30,6 +30,7 @@ pub struct SidecarBuilder {
     policy: Option<String>,
     workload_api: Option<Arc<WorkloadApi>>,
     identity: Option<String>,
+    user: Option<u32>,
 }
 
 /// A running `mantlet-proxy`.
@@ -60,6 +61,7 @@ impl SidecarBuilder {
             policy: None,
             workload_api: None,
             identity: None,
+            user: None,
         };
         builder.arg("--admin", "127.0.0.1:0")
     }
@@ -107,6 +109,13 @@ impl SidecarBuilder {
         self.arg("--outbound", format!("127.0.0.1:0={upstream} is {rest}"))
     }
 
+    /// Runs it as this user and the group of the same number, which only root can ask for. What it reads
+    /// becomes that user's.
+    pub fn user(mut self, id: u32) -> Self {
+        self.user = Some(id);
+        self
+    }
+
     /// Policy text; it is a watched file, see [`Sidecar::set_policy`].
     pub fn policy(mut self, text: impl Into<String>) -> Self {
         self.policy = Some(text.into());
@@ -131,6 +140,14 @@ impl SidecarBuilder {
         command.env_clear().env("RUST_BACKTRACE", "1").args(&self.args);
         if let Some(text) = &self.policy {
             command.arg("--policy").arg(dir.file("policy", text));
+        }
+        if let Some(id) = self.user {
+            let owned = |path: &Path| std::os::unix::fs::chown(path, Some(id), Some(id)).expect("chown");
+            owned(dir.path());
+            if let Some(socket) = self.workload_api.as_ref().map(|api| api.socket()) {
+                socket.parent().into_iter().chain([socket]).for_each(owned);
+            }
+            command.uid(id).gid(id);
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child =
