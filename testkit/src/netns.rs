@@ -80,6 +80,7 @@ macro_rules! in_namespaces {
 /// When the test fails.
 pub fn isolated(here: &str, body: impl AsyncFnOnce()) {
     if std::env::var_os(INSIDE).is_some() {
+        no_address_probing();
         let runtime = Builder::new_current_thread().enable_all().build().expect("runtime");
         runtime.block_on(body());
         return unmount_programs();
@@ -157,6 +158,7 @@ impl Net {
             // Its danger is another flag, by which threads would no longer share their descriptors.
             #[expect(deprecated, reason = "the other form is unsafe for a flag that is not used")]
             rustix::thread::unshare(UnshareFlags::NEWNET).expect("new network namespace");
+            no_address_probing();
             Self::current()
         };
         thread::spawn(make).join().expect("a thread in a new network namespace")
@@ -244,6 +246,15 @@ impl Place {
         let mut command = tokio::process::Command::new(words.next().expect("a command"));
         command.args(words);
         self.run(async move { crate::real_peers::run(&mut command).await }).await
+    }
+}
+
+/// Addresses of IPv6 are usable at once in the calling thread's network namespace: a router would
+/// otherwise be silent for the seconds in which it makes sure that its own address is nobody else's.
+fn no_address_probing() {
+    for which in ["all", "default"] {
+        // A kernel without IPv6 has no such file, and no such addresses.
+        let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{which}/accept_dad"), "0");
     }
 }
 

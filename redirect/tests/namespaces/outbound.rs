@@ -125,12 +125,13 @@ fn n13_udp_passes_or_is_refused_by_the_mode_and_name_resolution_passes_always() 
             for service in [53, 123, 443].map(|port| both(SERVICE, port)).concat() {
                 let echo = async move {
                     let socket = UdpSocket::bind(service).await.unwrap();
-                    tokio::spawn(async move {
+                    let echo = tokio::spawn(async move {
                         let mut buffer = [0; 16];
                         while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
                             let _ = socket.send_to(&buffer[..length], from).await;
                         }
-                    })
+                    });
+                    echo.abort_handle()
                 };
                 let echo = lab.node.run(echo).await;
                 let exchange = async move {
