@@ -137,13 +137,14 @@ impl App {
             let addr = bind_all(listener.listen, "outbound", &route, &mut listeners)?;
             listening(&log, "outbound", addr, Some(listener.shown()));
         }
-        if let Some(intercept) = &config.intercept {
-            intercept::bind(&config, intercept, &log, &mut listeners)?;
-        }
         let role = "admin";
         let bind_error = |source| StartError::Bind { addr: config.admin, role, source };
         let admin = listener::bind(config.admin).map_err(bind_error)?;
-        listening(&log, role, admin.local_addr().map_err(bind_error)?, None);
+        let admin_addr = admin.local_addr().map_err(bind_error)?;
+        listening(&log, role, admin_addr, None);
+        if let Some(intercept) = &config.intercept {
+            intercept::bind(admin_addr.port(), intercept, &log, &mut listeners)?;
+        }
         let level = match config.metrics_level {
             MetricsLevel::Minimal => metrics::Level::Minimal,
             MetricsLevel::Default => metrics::Level::Default,

@@ -33,9 +33,8 @@ const COUNTS: &[(char, usize)] = &[
 ];
 
 /// The only cases that may say `later`. The list shrinks; to grow it is a decision.
-const LATER: &[&str] = &[
-    "A1-A26", "B1-B5", "C1-C33", "D56-D60", "D62-D63", "D66", "D71", "D73-D74", "F1-F2", "M1-M13",
-];
+const LATER: &[&str] =
+    &["A1-A26", "B1-B5", "C1-C33", "D56-D58", "D62-D63", "D66", "D71", "D73-D74", "F1-F2", "M1-M13"];
 
 /// One table of `cases.toml`.
 #[derive(Deserialize)]

@@ -8,7 +8,7 @@ use std::{
 
 use super::{StartError, listening};
 use crate::{
-    config::{Config, Intercept},
+    config::Intercept,
     directory::Directory,
     listener::{self, Interception, Origin},
     log::Log,
@@ -20,13 +20,13 @@ use crate::{
 /// Opens them for every worker, each family on a socket of its own. Inbound connections arrive at
 /// whatever address the pod has; outbound ones at loopback, where no other host can dial.
 pub(super) fn bind(
-    config: &Config,
+    admin_port: u16,
     intercept: &Intercept,
     log: &Log,
     workers: &mut [Vec<(std::net::TcpListener, Route)>],
 ) -> Result<(), StartError> {
     let pod_ips: Arc<[IpAddr]> = intercept.pod_ips.as_slice().into();
-    let own_ports: Arc<[u16]> = [intercept.inbound, intercept.outbound, config.admin.port()].into();
+    let own_ports: Arc<[u16]> = [intercept.inbound, intercept.outbound, admin_port].into();
     let origin = |direction| {
         let interception =
             Interception { direction, pod_ips: Arc::clone(&pod_ips), own_ports: Arc::clone(&own_ports) };

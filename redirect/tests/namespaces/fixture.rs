@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use mantlet_testkit::netns::{Lab, Place, SIDECAR, runnable};
-use mantlet_testkit::{eventually, within};
+use mantlet_testkit::within;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -142,11 +142,6 @@ pub(crate) async fn ask(place: &Place, addr: SocketAddr) -> Result<String, Error
 /// The same, and it must be answered.
 pub(crate) async fn answered(place: &Place, addr: SocketAddr) -> String {
     ask(place, addr).await.unwrap_or_else(|error| panic!("{addr}: {error}"))
-}
-
-/// Waits until there is nobody at this address: a server that was dropped is gone a moment later.
-pub(crate) async fn gone(place: &Place, addr: SocketAddr) {
-    eventually(format!("nobody at {addr}"), async || ask(place, addr).await.is_err().then_some(())).await;
 }
 
 /// The user and group of the sidecar.

@@ -72,6 +72,12 @@ impl SidecarBuilder {
         self
     }
 
+    /// A flag without a value.
+    pub fn switch(mut self, flag: &str) -> Self {
+        self.args.push(flag.to_owned());
+        self
+    }
+
     /// Identity from a Workload API of its own, which serves this SVID with the root above it.
     pub fn identity(self, svid: &TestSvid) -> Self {
         let api = Arc::new(WorkloadApi::serving(Answer::of(svid)));

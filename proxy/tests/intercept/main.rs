@@ -1,0 +1,10 @@
+//! The sidecar in a pod whose traffic the rules redirect to it: a network namespace, real sockets of
+//! several users, the rules as `mantlet-init` installs them.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod fixture;
+
+mod inbound;
+mod refusals;
+mod self_check;
