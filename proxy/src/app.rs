@@ -1,6 +1,7 @@
 //! Wiring: from a configuration to a running sidecar, and from a signal to its end.
 
 mod intercept;
+mod log_level;
 mod observe;
 mod self_check;
 mod stop;
@@ -97,7 +98,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
     if config.exit_with_parent {
         sys::exit_with_parent().map_err(system("the parent watch"))?;
     }
-    log::start_process_log(config.log);
+    let level = log::start_process_log(config.log);
     let access = match config.access_log {
         AccessLog::Off => log::Access::Off,
         AccessLog::Errors => log::Access::Errors,
@@ -110,7 +111,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
         runtime::Builder::new_current_thread().enable_all().build().map_err(system("the runtime"))?;
     let result = control.block_on(async {
         let app = App::bind(config, log.clone())?;
-        app.run().await
+        app.run(level).await
     });
     drop(control);
     log.event("stopped", &[]);
@@ -154,7 +155,7 @@ impl App {
         Ok(Self { config, log, metrics, listeners, admin })
     }
 
-    async fn run(self) -> Result<(), StartError> {
+    async fn run(self, level: LogLevel) -> Result<(), StartError> {
         let Self { config, log, metrics, listeners, admin } = self;
         let readiness = Readiness::new();
         let (drain, token) = Drain::new();
@@ -221,6 +222,7 @@ impl App {
             config: &config,
             draining: Arc::clone(&draining),
             stop: Arc::clone(&stop),
+            log_level: log_level::setting(level, log.clone()),
         });
         let sources = Arc::new(sources);
         let admin = TcpListener::from_std(admin).map_err(system("the admin listener"))?;

@@ -51,16 +51,11 @@ pub fn main(program: &'static str, arguments: impl IntoIterator<Item = OsString>
             let _ = std::io::stdout().write_all(text.as_bytes());
             ExitCode::SUCCESS
         }
-        Ok(Loaded::Drain(socket)) => match admin::post(&socket, "/drain") {
-            Ok(answer) => {
-                let _ = writeln!(std::io::stdout(), "{answer}");
-                ExitCode::SUCCESS
-            }
-            Err(error) => {
-                complain(program, &error);
-                ExitCode::FAILURE
-            }
-        },
+        Ok(Loaded::Drain(socket)) => told(program, admin::post(&socket, "/drain", None)),
+        Ok(Loaded::LogLevel { socket, level, limit }) => {
+            let body = serde_json::json!({"level": level, "for": limit}).to_string();
+            told(program, admin::post(&socket, "/log", Some(&body)))
+        }
         Ok(Loaded::Run(config)) => match app::run(*config) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
@@ -71,6 +66,20 @@ pub fn main(program: &'static str, arguments: impl IntoIterator<Item = OsString>
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "{error}");
             ExitCode::from(config::LoadError::EXIT_CODE)
+        }
+    }
+}
+
+/// What the running sidecar answered.
+fn told(program: &str, answer: std::io::Result<String>) -> ExitCode {
+    match answer {
+        Ok(answer) => {
+            let _ = writeln!(std::io::stdout(), "{answer}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            complain(program, &error);
+            ExitCode::FAILURE
         }
     }
 }

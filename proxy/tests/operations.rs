@@ -9,6 +9,10 @@ use mantlet_testkit::{
     workload_api::{Answer, WorkloadApi},
 };
 use serde_json::Value;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    net::TcpStream,
+};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_mantlet-proxy");
 const POLICY: &str = "allow shop/web to GET /orders/** as read\n";
@@ -212,4 +216,86 @@ async fn the_dumps_show_certificates_and_configuration_and_no_secret() {
     assert!(!certs.to_string().contains("PRIVATE"));
     let config = dump(&sidecar, "/v1/config").await;
     assert!(config.to_string().contains("drain-deadline"), "{config}");
+}
+
+#[tokio::test]
+async fn edges_and_events_say_who_called_what_came_of_it_and_which_rule_said_so() {
+    let shop = Shop::new().await;
+    let sidecar = shop.sidecar().policy(POLICY).start().await;
+    let mut watching = TcpStream::connect(sidecar.admin().await).await.unwrap();
+    let request = b"GET /v1/events?decision=deny HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    watching.write_all(request).await.unwrap();
+    let mut lines = BufReader::new(watching).lines();
+    while lines.next_line().await.unwrap().unwrap() != ": watching" {}
+
+    assert_eq!(shop.ask(&sidecar, "shop/web", &Request::get("/orders/42")).await.0, 200);
+    let (_, denied) = shop.ask(&sidecar, "shop/intruder", &Request::get("/orders/42?token=secret")).await;
+    let event = loop {
+        let line = lines.next_line().await.unwrap().unwrap();
+        if let Some(data) = line.strip_prefix("data: ") {
+            break serde_json::from_str::<Value>(data).unwrap();
+        }
+    };
+    for (field, value) in [
+        ("decision", "deny"),
+        ("reason", "default"),
+        ("peer.id", "spiffe://prod.test/ns/shop/sa/intruder"),
+        ("http.request.method", "GET"),
+        ("url.path", "/orders/42"),
+    ] {
+        assert_eq!(event[field], value, "{field} in {event}");
+    }
+    assert!(denied.unwrap().ends_with(event["id"].as_str().unwrap()), "the id that the caller was given");
+    assert!(!event.to_string().contains("secret"));
+
+    let edges = dump(&sidecar, "/v1/edges").await;
+    assert_eq!(edges["self"], "spiffe://prod.test/ns/shop/sa/api");
+    let mut seen: Vec<_> = edges["edges"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|edge| {
+            let word = |name: &str| edge[name].as_str().unwrap_or("-").to_owned();
+            (word("peer"), word("decision"), word("rule"), edge["count"].as_u64().unwrap())
+        })
+        .collect();
+    seen.sort();
+    let id = |name: &str| format!("spiffe://prod.test/ns/shop/sa/{name}");
+    let (allow, deny) = ("allow".to_owned(), "deny".to_owned());
+    assert_eq!(seen, [(id("intruder"), deny, "-".to_owned(), 1), (id("web"), allow, "read".to_owned(), 1)]);
+}
+
+#[tokio::test]
+async fn the_log_level_is_changed_at_run_time_and_goes_back_by_itself() {
+    let shop = Shop::new().await;
+    let dir = TempDir::new();
+    let socket = dir.path().join("admin.sock").display().to_string();
+    let sidecar = shop.sidecar().policy(POLICY).arg("--admin-socket", &socket).start().await;
+    let set = |level: &'static str, limit: &'static str| {
+        let socket = socket.clone();
+        async move {
+            let arguments = ["log-level", level, "--for", limit, "--admin-socket", &socket];
+            tokio::process::Command::new(BINARY).args(arguments).env_clear().output().await.unwrap()
+        }
+    };
+    let debug = |sidecar: &Sidecar| sidecar.stderr().concat().matches("inbound_failed").count();
+    // A caller without a certificate shows at debug level only.
+    let knock = async || {
+        let failed = sidecar.metrics().await.sum("mantlet_connections_closed_total", &[("reason", "tls")]);
+        TlsClient::anonymous().alpn(&["http/1.1"]).refused(sidecar.inbound(0).await).await;
+        sidecar.metric_reaches("mantlet_connections_closed_total", &[("reason", "tls")], failed + 1.0).await;
+    };
+    knock().await;
+    let answer = set("debug", "1h").await;
+    assert!(answer.status.success(), "{}", String::from_utf8_lossy(&answer.stderr));
+    assert!(String::from_utf8_lossy(&answer.stdout).contains("\"then\": \"info\""));
+    knock().await;
+    eventually("a line at debug level", async || (debug(&sidecar) == 1).then_some(())).await;
+    assert!(set("trace", "1s").await.status.success());
+    sidecar.event("log_level", |event| event["level"] == "info" && event["for"].is_null()).await;
+    knock().await;
+    assert_eq!(debug(&sidecar), 1);
+    let wrong = set("debug", "soon").await;
+    assert_eq!(wrong.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("10m"), "the answer says how to write it");
 }

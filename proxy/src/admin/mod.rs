@@ -45,6 +45,8 @@ pub struct Sources {
     pub config: Value,
     /// Begins to drain; said twice means once.
     pub drain: Box<dyn Fn() + Send + Sync>,
+    /// Sets the level of the process log for a while, or says what is wrong with the request.
+    pub log_level: Explain,
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 use serde_json::Value;
 
 use super::{
-    Sources,
+    Explain, Sources,
     exposition::{self, Format},
     watch::{Cut, Events},
 };
@@ -57,7 +57,7 @@ pub(super) async fn answer(
         ("/startupz", true) => readiness(&sources.readiness.snapshot(), Snapshot::has_started, "started\n"),
         ("/metrics", true) => metrics(&parts.headers, sources),
         ("/livez" | "/readyz" | "/startupz" | "/metrics", false) => not_allowed("GET, HEAD"),
-        ("/drain", _) if origin != Origin::Socket => text(
+        ("/drain" | "/log", _) if origin != Origin::Socket => text(
             StatusCode::FORBIDDEN,
             "what changes something is done on the Unix socket (--admin-socket)\n",
         ),
@@ -65,7 +65,10 @@ pub(super) async fn answer(
             (sources.drain)();
             text(StatusCode::ACCEPTED, "draining\n")
         }
-        ("/drain", _) => not_allowed("POST"),
+        ("/log", false) if parts.method == Method::POST => {
+            asked(&parts.headers, body, &sources.log_level).await
+        }
+        ("/drain" | "/log", _) => not_allowed("POST"),
         (path, _) if path.starts_with("/v1/") => match refusal(origin, &parts.headers) {
             Some(refusal) => refusal,
             None if path == "/v1/events" => watch(&parts, sources, cut),
@@ -164,9 +167,14 @@ fn watch(parts: &Parts, sources: &Sources, cut: &Cut) -> Answer {
 
 /// Asking changes nothing, but takes a body.
 async fn ask(path: &str, headers: &HeaderMap, body: Incoming, sources: &Sources) -> Answer {
-    if path != "/v1/policy/explain" {
-        return not_allowed("GET, HEAD");
+    match path {
+        "/v1/policy/explain" => asked(headers, body, &sources.explain).await,
+        _ => not_allowed("GET, HEAD"),
     }
+}
+
+/// A JSON document in, one out.
+async fn asked(headers: &HeaderMap, body: Incoming, answer: &Explain) -> Answer {
     let is_json =
         headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(|value| {
             let media = value.split(';').next().unwrap_or_default().trim();
@@ -183,8 +191,8 @@ async fn ask(path: &str, headers: &HeaderMap, body: Incoming, sources: &Sources)
         Ok(question) => question,
         Err(error) => return text(StatusCode::BAD_REQUEST, &format!("not JSON: {error}\n")),
     };
-    match (sources.explain)(&question) {
-        Ok(explanation) => json(StatusCode::OK, &explanation),
+    match answer(&question) {
+        Ok(answer) => json(StatusCode::OK, &answer),
         Err(problem) => text(StatusCode::BAD_REQUEST, &format!("{problem}\n")),
     }
 }

@@ -80,19 +80,23 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Posts to the sidecar behind `path` and returns its answer's text: what `mantlet-proxy drain` does. Blocking.
+/// Posts to the sidecar behind `path`, with a JSON body or none, and returns its answer's text: what
+/// `mantlet-proxy drain` and `log-level` do. Blocking.
 ///
 /// # Errors
 /// Nobody listens, or the answer is not a success.
-pub fn post(path: &Path, target: &'static str) -> io::Result<String> {
+pub fn post(path: &Path, target: &'static str, body: Option<&str>) -> io::Result<String> {
     let absent = |error: io::Error| {
         io::Error::new(error.kind(), format!("no sidecar answers at {} ({error})", path.display()))
     };
     let mut stream = StdUnixStream::connect(path).map_err(absent)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
+    let body = body.unwrap_or_default();
     let request = format!(
-        "POST {target} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+        "POST {target} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
     );
     stream.write_all(request.as_bytes())?;
     let mut answer = String::new();

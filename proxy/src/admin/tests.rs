@@ -44,6 +44,10 @@ impl Admin {
             }),
             edges: Box::new(|| json!({"edges": []})),
             events: Arc::clone(&events),
+            log_level: Box::new(|request| match request.get("level") {
+                Some(level) => Ok(json!({"level": level})),
+                None => Err("level is missing".to_owned()),
+            }),
             config: json!([]),
             drain: Box::new(move || {
                 counter.fetch_add(1, Ordering::Relaxed);
@@ -206,10 +210,12 @@ async fn a_reader_that_stops_reading_is_counted_and_its_connection_closed() {
 }
 
 #[tokio::test]
-async fn the_app_cannot_drain_the_pod_over_loopback() {
+async fn the_app_can_neither_drain_the_pod_nor_change_its_log_over_loopback() {
     let admin = Admin::start().await;
     assert_eq!(admin.ask("POST /drain", "host: localhost\r\n", "").await.0, 403);
     assert_eq!(admin.drains.load(Ordering::Relaxed), 0);
+    let json = "host: localhost\r\ncontent-type: application/json\r\n";
+    assert_eq!(admin.ask("POST /log", json, r#"{"level":"trace","for":"1h"}"#).await.0, 403);
 }
 
 #[tokio::test]
@@ -233,10 +239,11 @@ async fn a_drain_is_asked_for_on_the_socket_that_only_its_owner_opens() {
     let serving = tokio::spawn(serve_socket(socket, Arc::clone(&admin.sources)));
     let post = |target| {
         let path = path.clone();
-        tokio::task::spawn_blocking(move || super::post(&path, target))
+        tokio::task::spawn_blocking(move || super::post(&path, target, Some(r#"{"level":"debug"}"#)))
     };
     assert_eq!(post("/drain").await.unwrap().unwrap(), "draining");
     assert_eq!(admin.drains.load(Ordering::Relaxed), 1);
+    assert!(post("/log").await.unwrap().unwrap().contains("debug"));
     assert!(post("/nothing").await.unwrap().is_err());
     serving.abort();
     let _ = serving.await;

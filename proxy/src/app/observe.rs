@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 use crate::{
     activity::{self, Activity, Event},
-    admin::{Sources, documents},
+    admin::{Explain, Sources, documents},
     config::Config,
     log::Log,
     metrics::{BundleNow, IdentityNow, LinesNow, LogStream, Metrics, Now, PolicyNow, RefreshResult},
@@ -34,11 +34,23 @@ pub(super) struct Parts<'a> {
     pub(super) config: &'a Config,
     pub(super) draining: Arc<AtomicBool>,
     pub(super) stop: Arc<Notify>,
+    pub(super) log_level: Explain,
 }
 
 /// The answers of the admin listener.
 pub(super) fn sources(parts: Parts<'_>) -> Sources {
-    let Parts { readiness, metrics, log, identity, policy, activity, config, draining, stop } = parts;
+    let Parts {
+        readiness,
+        metrics,
+        log,
+        identity,
+        policy,
+        activity,
+        config,
+        draining,
+        stop,
+        log_level,
+    } = parts;
     let scrape = {
         let (readiness, identity, policy) = (readiness.clone(), identity.clone(), policy.clone());
         move || {
@@ -64,6 +76,7 @@ pub(super) fn sources(parts: Parts<'_>) -> Sources {
         events: activity.events,
         config: documents::config(&config.effective),
         drain: Box::new(move || stop.notify_one()),
+        log_level,
     }
 }
 

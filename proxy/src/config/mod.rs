@@ -11,7 +11,7 @@ mod kind;
 mod listeners;
 mod raw;
 mod reader;
-mod values;
+pub(crate) mod values;
 
 use std::{
     ffi::OsString,
@@ -32,7 +32,7 @@ pub use self::{
     raw::{Source, command},
 };
 use self::{
-    raw::{DRAIN, PRINT_CONFIG, Raw},
+    raw::{DRAIN, FOR, LEVEL, LOG_LEVEL, PRINT_CONFIG, Raw},
     reader::Reader,
 };
 
@@ -178,6 +178,15 @@ pub enum Loaded {
     Print(String),
     /// Ask the sidecar behind this Unix socket to drain.
     Drain(PathBuf),
+    /// Ask the sidecar behind this Unix socket to log at a level for a while.
+    LogLevel {
+        /// The socket.
+        socket: PathBuf,
+        /// A word that `--log` takes.
+        level: String,
+        /// A duration with its unit, which the sidecar judges.
+        limit: String,
+    },
 }
 
 /// A command line that cannot be run.
@@ -207,7 +216,12 @@ pub fn load(
         Err(error) => return Err(LoadError::Usage(error)),
     };
     if let Some((DRAIN, drain)) = matches.subcommand() {
-        return Ok(Loaded::Drain(reader::drain_socket(drain, environment)?));
+        return Ok(Loaded::Drain(reader::admin_socket(drain, environment)?));
+    }
+    if let Some((LOG_LEVEL, given)) = matches.subcommand() {
+        let text = |name| given.get_one::<String>(name).cloned().unwrap_or_default();
+        let (level, limit) = (text(LEVEL), text(FOR));
+        return Ok(Loaded::LogLevel { socket: reader::admin_socket(given, environment)?, level, limit });
     }
     let mut mistakes = Mistakes::default();
     let raw = Raw::collect(&matches, environment, &mut mistakes);

@@ -54,16 +54,37 @@ pub fn command(program: &'static str) -> Command {
     let drain = Command::new(DRAIN)
         .about("Ask the running sidecar to drain, by its Unix socket: for a container's preStop hook")
         .args(socket);
+    let socket = KEYS.iter().filter(|key| key.id == Id::AdminSocket).map(argument);
+    let log_level = Command::new(LOG_LEVEL)
+        .about("Set the level of the running sidecar's process log for a while, by its Unix socket")
+        .after_help(
+            "Example:\n  mantlet-proxy log-level debug --for 10m --admin-socket /run/mantlet/admin.sock",
+        )
+        .arg(Arg::new(LEVEL).required(true).value_name("LEVEL").value_parser(LEVELS))
+        .arg(
+            Arg::new(FOR)
+                .long(FOR)
+                .value_name("DURATION")
+                .default_value("10m")
+                .help("After this time it is the configured level again; 1s to 1d"),
+        )
+        .args(socket);
     // Sections are added in order, so that the help reads like the documentation.
     SECTIONS
         .iter()
         .flat_map(|section| KEYS.iter().filter(move |key| key.section == *section))
         .fold(base, |command, key| command.arg(argument(key)))
         .subcommand(drain)
+        .subcommand(log_level)
 }
 
-/// The one verb.
+/// The verbs, which talk to a running sidecar.
 pub(super) const DRAIN: &str = "drain";
+pub(super) const LOG_LEVEL: &str = "log-level";
+/// Arguments of `log-level`.
+pub(super) const LEVEL: &str = "level";
+pub(super) const FOR: &str = "for";
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 /// Id of the one flag that is not a key.
 pub(super) const PRINT_CONFIG: &str = "print-config";
 

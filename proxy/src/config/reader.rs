@@ -25,8 +25,8 @@ pub(super) struct Reader<'a> {
     pub(super) mistakes: Mistakes,
 }
 
-/// The one key that `drain` needs; whatever else is wrong must not keep a pod from draining.
-pub(super) fn drain_socket(
+/// The one key that `drain` and `log-level` need; whatever else is wrong must not keep a pod from draining.
+pub(super) fn admin_socket(
     matches: &ArgMatches,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<PathBuf, Mistakes> {

@@ -225,6 +225,18 @@ fn draining_needs_the_socket_and_nothing_else() {
 }
 
 #[test]
+fn a_log_level_is_one_that_exists_and_has_an_end() {
+    let environment = [("MANTLET_ADMIN_SOCKET", "/run/a.sock"), ("MANTLET_ADMIN", "wrong")];
+    match load_with(&["log-level", "debug"], &environment) {
+        Ok(Loaded::LogLevel { socket, level, limit }) => {
+            assert_eq!((socket.as_path(), &*level, &*limit), (Path::new("/run/a.sock"), "debug", "10m"));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(load_with(&["log-level", "loud"], &environment), Err(LoadError::Usage(_))));
+}
+
+#[test]
 fn what_is_redirected_is_taken_on_two_ports_for_the_addresses_of_the_pod() {
     let arguments =
         ["--workload-api", "unix:///run/agent.sock", "--intercept", "--pod-ips", "10.0.0.5,fd00::5"];

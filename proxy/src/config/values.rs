@@ -44,7 +44,7 @@ pub(super) fn addresses(text: &str) -> Checked<Vec<IpAddr>> {
 
 /// A whole number with a unit. Bare numbers are refused: nobody remembers whose timeouts are in seconds and whose
 /// in milliseconds.
-pub(super) fn duration(text: &str, min: Duration, max: Duration) -> Checked<Duration> {
+pub(crate) fn duration(text: &str, min: Duration, max: Duration) -> Checked<Duration> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at_checked(digits).unwrap_or((text, ""));
     if number.is_empty() {

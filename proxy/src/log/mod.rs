@@ -26,7 +26,7 @@ pub use self::{
     access::AccessLine,
     id::DecisionId,
     json::Value,
-    process::start_process_log,
+    process::{LevelChange, LogLevel, start_process_log},
     record::{AccessRecord, AuditRecord, Fields, FindNearest},
     writer::Writer,
 };
