@@ -36,7 +36,7 @@ use crate::{
     drain::Drain,
     http::{Timeouts, client::IDLE_AT_STOP},
     listener::{self, Origin},
-    log::{self, Log},
+    log::{self, Log, LogLevel},
     metrics::{self, Metrics},
     policy_watch::PolicyWatch,
     pool::Dialer,

@@ -5,6 +5,7 @@ use mantlet_testkit::{
     client::{HttpClient, Request, Response, TlsClient},
     pki::Authority,
     sidecar::{Sidecar, SidecarBuilder},
+    temp::TempDir,
     wait::eventually,
     workload_api::{Answer, WorkloadApi},
 };
