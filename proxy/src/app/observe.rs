@@ -39,25 +39,17 @@ pub(super) struct Parts<'a> {
 
 /// The answers of the admin listener.
 pub(super) fn sources(parts: Parts<'_>) -> Sources {
-    let Parts {
-        readiness,
-        metrics,
-        log,
-        identity,
-        policy,
-        activity,
-        config,
-        draining,
-        stop,
-        log_level,
-    } = parts;
+    let Parts { readiness, metrics, log, identity, policy, activity, config, draining, stop, log_level } =
+        parts;
     let scrape = {
         let (readiness, identity, policy) = (readiness.clone(), identity.clone(), policy.clone());
+        let events = Arc::clone(&activity.events);
         move || {
             metrics.observe(&Now {
                 identity: identity_now(&identity),
                 policy: policy_now(&policy),
                 log: log_now(&log),
+                watchers_dropped: events.dropped(),
                 ready: readiness.snapshot().is_ready(),
                 draining: draining.load(Ordering::Relaxed),
             });

@@ -32,6 +32,8 @@ pub struct Now {
     pub policy: PolicyNow,
     /// Lines of the log.
     pub log: Vec<(LogStream, LinesNow)>,
+    /// Readers of `/v1/events` that were dropped since the start.
+    pub watchers_dropped: u64,
     /// Whether the sidecar is ready.
     pub ready: bool,
     /// Whether it is stopping.
@@ -122,6 +124,7 @@ pub(super) struct State {
     draining: Gauge,
     lines: Closed<StreamLabels, Counter>,
     dropped: Closed<StreamLabels, Counter>,
+    watchers_dropped: Counter,
     build: Saying<BuildLabels>,
     provider: Saying<ProviderLabels>,
     process: Process,
@@ -176,6 +179,7 @@ impl State {
             draining: Gauge::default(),
             lines: Closed::default(),
             dropped: Closed::default(),
+            watchers_dropped: Counter::default(),
             build: Saying::default(),
             provider: Saying::default(),
             process: Process::default(),
@@ -225,6 +229,13 @@ impl State {
                 .minimal(),
             self.dropped.clone(),
         );
+        to.add::<NoLabels>(
+            about(
+                "mantlet_watchers_dropped",
+                "Readers of /v1/events that were dropped because they were too slow",
+            ),
+            self.watchers_dropped.clone(),
+        );
         to.add::<BuildLabels>(about("mantlet_build_info", "The running build").minimal(), self.build.clone());
         self.process.register(to);
         to.add::<NoLabels>(
@@ -248,6 +259,7 @@ impl State {
             follow(self.lines.get(StreamLabels { stream }), lines.written);
             follow(self.dropped.get(StreamLabels { stream }), lines.dropped);
         }
+        follow(&self.watchers_dropped, now.watchers_dropped);
         flag(&self.ready, now.ready);
         flag(&self.draining, now.draining);
         self.process.observe();
