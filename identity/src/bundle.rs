@@ -103,13 +103,7 @@ impl TrustBundle {
         if concatenated.len() > MAX_BUNDLE_BYTES {
             return None;
         }
-        let mut bundle = Self {
-            authorities: Vec::new(),
-            anchors: Vec::new(),
-            fingerprint: [0; 32],
-            generation: 0,
-            rejected: 0,
-        };
+        let mut bundle = Self::empty();
         let mut reader = der::Reader::new(concatenated);
         loop {
             match reader.next() {
@@ -123,8 +117,33 @@ impl TrustBundle {
                 }
             }
         }
-        bundle.fingerprint = provider::fingerprint(bundle.authorities.iter().map(|a| a.der.as_ref()));
-        Some(bundle)
+        Some(bundle.complete())
+    }
+
+    /// The bundle of these certificates, each judged by itself. How many there are is limited by whoever calls.
+    pub(crate) fn of<'a>(
+        trust_domain: &TrustDomain,
+        certificates: impl Iterator<Item = &'a [u8]>,
+        now: SystemTime,
+    ) -> Self {
+        let mut bundle = Self::empty();
+        certificates.for_each(|der| bundle.add(trust_domain, der, now));
+        bundle.complete()
+    }
+
+    fn empty() -> Self {
+        Self {
+            authorities: Vec::new(),
+            anchors: Vec::new(),
+            fingerprint: [0; 32],
+            generation: 0,
+            rejected: 0,
+        }
+    }
+
+    fn complete(mut self) -> Self {
+        self.fingerprint = provider::fingerprint(self.authorities.iter().map(|a| a.der.as_ref()));
+        self
     }
 
     fn add(&mut self, trust_domain: &TrustDomain, der: &[u8], now: SystemTime) {

@@ -18,6 +18,7 @@ mod certificate;
 mod chain;
 mod credentials;
 mod der;
+mod document;
 mod endpoint;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -34,6 +35,7 @@ mod workload_api;
 pub use bundle::{Authority, TrustBundle, TrustBundles};
 pub use chain::PeerRole;
 pub use credentials::Credentials;
+pub use document::{BundleDocument, DocumentError, parse_bundle, parse_bundle_map};
 pub use endpoint::{ENDPOINT_ENV, Endpoint, EndpointError};
 pub use handshake::Handshake;
 pub use peer::{ExpectedPeer, PeerIdentity};

@@ -113,17 +113,17 @@ fn instant<'de, D: Deserializer<'de>>(from: D) -> Result<SystemTime, D::Error> {
     OffsetDateTime::parse(&text, &Rfc3339).map(SystemTime::from).map_err(serde::de::Error::custom)
 }
 
-fn left(end: SystemTime, now: SystemTime) -> Duration {
+pub(super) fn left(end: SystemTime, now: SystemTime) -> Duration {
     end.duration_since(now).unwrap_or_default()
 }
 
-fn rfc3339(time: SystemTime) -> String {
+pub(super) fn rfc3339(time: SystemTime) -> String {
     let time = OffsetDateTime::from(time);
     time.replace_nanosecond(0).unwrap_or(time).format(&Rfc3339).unwrap_or_default()
 }
 
 /// The two largest units of a time span.
-fn span(time: Duration) -> String {
+pub(super) fn span(time: Duration) -> String {
     let seconds = time.as_secs();
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {

@@ -1,13 +1,17 @@
-//! `mantlet certs`: an identity and whom it trusts, from a Workload API or from a running sidecar.
+//! `mantlet certs`: an identity and whom it trusts, from a Workload API or from a running sidecar; or whom a
+//! bundle document makes one trust.
 
+mod bundle;
 mod document;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use mantlet_devagent::parse_duration;
+use mantlet_id::TrustDomain;
 use mantlet_identity::{
     Endpoint, IdentityErrorKind, IdentityHandle, IdentitySource, IdentityStatus, SourceConfig,
 };
@@ -27,6 +31,7 @@ Examples:
   SPIFFE_ENDPOINT_SOCKET=unix:///tmp/agent.sock mantlet certs -o json
   mantlet certs --admin 127.0.0.1:24190     # of a running sidecar, or of several
   mantlet certs -w                          # print again at each change, until Ctrl-C
+  mantlet certs --bundle partner.json --trust-domain partner.example    # of `spire-server bundle show -format spiffe`
 
 Exit codes: 0 there is an identity, 1 there is none, 2 usage, 3 nobody answers.";
 
@@ -45,6 +50,12 @@ pub(crate) struct CertsArgs {
     /// Ask the running sidecar with this admin address instead; repeat it, or separate several by commas
     #[arg(long, value_name = "ADDRESS", value_delimiter = ',', conflicts_with_all = ["workload_api", "hint", "wait"])]
     admin: Vec<SocketAddr>,
+    /// Show whom this SPIFFE bundle document or bundle map makes one trust instead
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["workload_api", "admin", "hint", "wait", "watch"])]
+    bundle: Option<PathBuf>,
+    /// Whose bundle the document is; a map says that itself
+    #[arg(long, value_name = "NAME", requires = "bundle", value_parser = trust_domain)]
+    trust_domain: Option<TrustDomain>,
     /// Take the SVID with this hint
     #[arg(long, value_name = "TEXT")]
     hint: Option<String>,
@@ -60,6 +71,11 @@ pub(crate) struct CertsArgs {
 }
 
 pub(crate) fn run(arguments: &CertsArgs, output: &Output) -> Result<(), Failure> {
+    if let Some(path) = &arguments.bundle {
+        let bundles = bundle::read(path, arguments.trust_domain.as_ref())?;
+        bundle::show(&bundles, arguments.output == Format::Json, output);
+        return Ok(());
+    }
     if !arguments.admin.is_empty() {
         return block_on(ask(arguments, output));
     }
@@ -74,6 +90,10 @@ pub(crate) fn run(arguments: &CertsArgs, output: &Output) -> Result<(), Failure>
         output.note(&format!("{} {warning}", output.err.warn("warning:")));
     }
     block_on(follow(arguments, endpoint, output))
+}
+
+fn trust_domain(name: &str) -> Result<TrustDomain, mantlet_id::IdError> {
+    TrustDomain::parse(name)
 }
 
 /// What sidecars say, once or at each change.
