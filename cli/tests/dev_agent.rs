@@ -95,6 +95,7 @@ fn certs_of_a_sidecar_say_what_it_has_or_waits_for() {
             "--outbound",
             outbound,
             "--exit-with-parent",
+            &std::process::id().to_string(),
         ],
     );
     let addr = loop {

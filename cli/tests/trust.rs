@@ -72,8 +72,9 @@ impl Mesh {
         let port = app();
         let policy = format!("allow spiffe://a.test/ns/shop/sa/web to GET /** on {port} as web\n");
         fs::write(scratch.file("api.policy"), policy).expect("a file");
+        let parent = std::process::id().to_string();
         let common = |domain, account| {
-            let api = ["proxy", "--exit-with-parent", "--workload-api", &endpoint];
+            let api = ["proxy", "--exit-with-parent", &parent, "--workload-api", &endpoint];
             let own = ["--trust-domain", domain, "--namespace", "shop", "--service-account", account];
             let rest = ["--admin", "127.0.0.1:0", "--drain-deadline", "1s"];
             [&api[..], &own, &rest].concat().into_iter().map(str::to_owned).collect::<Vec<_>>()

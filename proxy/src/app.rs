@@ -95,8 +95,8 @@ struct App {
 /// # Errors
 /// It could not start. Once it runs, nothing that the network or the Workload API says ends it.
 pub fn run(config: Config) -> Result<(), StartError> {
-    if config.exit_with_parent {
-        sys::exit_with_parent().map_err(system("the parent watch"))?;
+    if let Some(parent) = config.exit_with_parent {
+        sys::exit_with_parent(parent).map_err(system("the parent watch"))?;
     }
     let level = log::start_process_log(config.log);
     let access = match config.access_log {

@@ -102,6 +102,7 @@ impl ConnectionError {
             Self::Denied(_) | Self::DestinationRefused => CloseReason::Denied,
             Self::Dial(error) | Self::Send(SendError::Dial(error)) => dial_reason(error),
             Self::Send(SendError::NotHttp(_)) => CloseReason::Protocol,
+            Self::Send(SendError::PeerExpired) => CloseReason::PeerExpired,
             Self::Send(SendError::Http(error)) => http_reason(error, CloseReason::Reset),
             Self::Serve(ServeError(error)) => http_reason(error, CloseReason::Protocol),
             Self::FirstBytes(error) | Self::Relay(error) => match error.kind() {
@@ -121,7 +122,9 @@ impl ConnectionError {
             (Self::Denied(denied), _) => return denied_refusal(denied, caller),
             (Self::DestinationRefused, _)
             | (Self::Revoked(_), CloseReason::Policy | CloseReason::Expired) => (StatusCode::FORBIDDEN, 7),
-            (Self::Revoked(_), _) => (StatusCode::SERVICE_UNAVAILABLE, 14),
+            (Self::Revoked(_) | Self::Send(SendError::PeerExpired), _) => {
+                (StatusCode::SERVICE_UNAVAILABLE, 14)
+            }
             (Self::Dial(_) | Self::Send(SendError::Dial(_)), CloseReason::Timeout | CloseReason::Limit) => {
                 (StatusCode::SERVICE_UNAVAILABLE, 14)
             }

@@ -32,6 +32,7 @@ use crate::{
     },
     pool::Dialer,
     revoke::{Revoke, revocable},
+    sys,
     tls::{self, ALPN_H2, ALPN_HTTP1, ALPN_TCP, Alpn, MeshStream, TlsError},
     vouch::Vouchers,
 };
@@ -116,7 +117,8 @@ async fn connection(
     // phase: inbound 1 "where to, and what that port speaks" | fails: not redirected, the sidecar itself, no own identity | close: not_redirected, loop, withdrawn | metric: mantlet_connections_closed_total
     let orig_dst = orig_dst?;
     let rules = inbound.authorizer.port(orig_dst.0.port());
-    let credentials = inbound.dialer.credentials()?;
+    // To be told that the connection was refused, the caller needs a reset.
+    let credentials = inbound.dialer.credentials().inspect_err(|_| sys::reset_when_dropped(&tcp))?;
 
     // phase: inbound 2 "first byte, on a port that accepts plaintext" | fails: silence, early close | close: timeout, eof | metric: mantlet_connections_closed_total
     if rules.plaintext && !begins_mesh(&tcp, rules.permissive).await? {
@@ -193,6 +195,7 @@ async fn plaintext(
 ) -> Result<CloseReason, ConnectionError> {
     let caller = Caller::Plaintext(client.0.ip());
     let session = inbound.authorizer.session(caller, client, orig_dst, Text::none());
+    let _voucher = inbound.vouchers.enter_plaintext();
     guard.opened(Transport::Plaintext, Text::none());
     let lifetime = inbound.lifetime(None);
     let io = match rules.protocol {

@@ -52,10 +52,16 @@ impl Lifetime {
     /// Resolves when whatever is still open has to end. `grace_over` is called when requests that
     /// nobody has begun to answer have to.
     pub async fn over(self, grace_over: impl FnOnce()) {
-        until(self.peer_not_after.map(|end| end + ANSWER_GRACE.min(self.max_stale))).await;
+        unanswered(self.peer_not_after, self.max_stale).await;
         grace_over();
         stale(self.peer_not_after, self.max_stale).await;
     }
+}
+
+/// Resolves when a request that nobody has begun to answer has to end, because the SVID of the peer that sent
+/// it, or that has it, ended at `peer_not_after`.
+pub async fn unanswered(peer_not_after: Option<SystemTime>, max_stale: Duration) {
+    until(peer_not_after.and_then(|end| end.checked_add(ANSWER_GRACE.min(max_stale)))).await;
 }
 
 /// Resolves when nothing may go on any more with a peer whose SVID ends at `peer_not_after`.

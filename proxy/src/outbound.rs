@@ -35,6 +35,7 @@ use crate::{
     metrics::{CloseReason, ConnectionGuard, Counted, Direction, Metrics, RequestMetrics, Text, Transport},
     pool::{Dialer, Reached},
     revoke::revocable,
+    sys,
     tls::{ALPN_H2, ALPN_HTTP1, ALPN_TCP, Alpn, MeshStream},
     vouch::Vouchers,
 };
@@ -130,7 +131,13 @@ async fn connection(
     let now = endpoints.current();
     let label = common_id(&now).map_or_else(Text::none, |id| outbound.metrics.peer_label(id.as_str()));
 
-    match now.first().map(|endpoint| endpoint.protocol) {
+    let protocol = now.first().map(|endpoint| endpoint.protocol);
+    if matches!(protocol, Some(EndpointProtocol::Opaque | EndpointProtocol::AskPeer)) {
+        // HTTP is told why it is not served; an application that may speak anything can only be reset.
+        outbound.dialer.credentials().inspect_err(|_| sys::reset_when_dropped(&tcp))?;
+    }
+
+    match protocol {
         // phase: outbound 3 "opaque bytes: dial, verify the peer, relay" | fails: not reachable, not the expected peer, reset | close: connect, timeout, tls, reset | metric: mantlet_tls_handshakes_total
         Some(EndpointProtocol::Opaque) => {
             let reached = outbound.dialer.mesh(&now, &[ALPN_TCP]).await?;

@@ -1,10 +1,10 @@
 //! What only Linux can say or do, in one place.
 
-use std::{fs, io, net::SocketAddr, num::NonZeroUsize, os::fd::AsFd};
+use std::{fs, io, net::SocketAddr, num::NonZeroUsize, os::fd::AsFd, time::Duration};
 
 use rustix::{
     io::Errno,
-    process::{Signal, set_parent_process_death_signal},
+    process::{Signal, getppid, set_parent_process_death_signal},
 };
 use socket2::SockRef;
 
@@ -20,12 +20,25 @@ pub fn workers_for_cgroup() -> NonZeroUsize {
     NonZeroUsize::new(workers).unwrap_or(NonZeroUsize::MIN)
 }
 
-/// Ends this process when the one that started it ends, however that happens.
+/// Ends this process when the one that started it, `parent`, ends, however that happens.
 ///
 /// # Errors
-/// The kernel refuses.
-pub fn exit_with_parent() -> std::io::Result<()> {
-    Ok(set_parent_process_death_signal(Some(Signal::TERM))?)
+/// The kernel refuses, or the parent is gone already: it may end before this is called, and nobody is told of
+/// that.
+pub fn exit_with_parent(parent: usize) -> io::Result<()> {
+    set_parent_process_death_signal(Some(Signal::TERM))?;
+    let now = getppid().and_then(|pid| usize::try_from(pid.as_raw_pid()).ok());
+    match now == Some(parent) {
+        true => Ok(()),
+        false => Err(io::Error::other(format!("the process {parent} that started this one has ended"))),
+    }
+}
+
+/// Lets `tcp` end with a reset when it is dropped. An end in order would tell the other side that all is said;
+/// this one tells it that nothing was done.
+pub fn reset_when_dropped(tcp: &impl AsFd) {
+    // Without it the connection still ends.
+    let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO));
 }
 
 /// Where the client of an accepted connection wanted to go before the kernel redirected it. A connection

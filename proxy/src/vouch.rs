@@ -23,11 +23,14 @@ use crate::{
     revoke::{Revoke, revocable},
 };
 
-/// The authenticated connections of one worker.
+/// The connections of one worker that end with an identity: that of the peer, or our own.
 pub struct Vouchers {
-    connections: Mutex<Slab<(Arc<PeerIdentity>, Revoke)>>,
+    connections: Mutex<Slab<Entry>>,
     max_stale: Duration,
 }
+
+/// Whoever is at the other end, none for a caller without identity; and what ends the connection.
+type Entry = (Option<Arc<PeerIdentity>>, Revoke);
 
 /// The stream to a peer, which breaks when nobody vouches for the peer any more.
 ///
@@ -79,6 +82,22 @@ impl Vouchers {
 
     /// Enters the connection that the calling code carries.
     pub fn enter(self: &Arc<Self>, peer: Arc<PeerIdentity>) -> Voucher {
+        self.insert(Some(peer))
+    }
+
+    /// Enters the connection that the calling code carries, of a caller without identity: no bundle vouches
+    /// for it, and it ends with our own identity like the others.
+    pub fn enter_plaintext(self: &Arc<Self>) -> Voucher {
+        self.insert(None)
+    }
+
+    /// How much longer than the peer's SVID a connection may last.
+    #[must_use]
+    pub fn max_stale(&self) -> Duration {
+        self.max_stale
+    }
+
+    fn insert(self: &Arc<Self>, peer: Option<Arc<PeerIdentity>>) -> Voucher {
         let key = self.lock().insert((peer, Revoke::current()));
         Voucher { connections: Arc::clone(self), key }
     }
@@ -88,24 +107,24 @@ impl Vouchers {
         let now = SystemTime::now();
         // Signatures are checked outside the lock.
         for (peer, revoke) in self.all() {
-            if credentials.reverify(&peer, now).is_err() {
+            if peer.is_some_and(|peer| credentials.reverify(&peer, now).is_err()) {
                 revoke.revoke(CloseReason::Bundle);
             }
         }
     }
 
-    /// Ends every authenticated connection.
+    /// Ends every connection.
     pub fn end_all(&self, reason: CloseReason) {
         for (_, revoke) in self.all() {
             revoke.revoke(reason);
         }
     }
 
-    fn all(&self) -> Vec<(Arc<PeerIdentity>, Revoke)> {
-        self.lock().iter().map(|(_, (peer, revoke))| (Arc::clone(peer), revoke.clone())).collect()
+    fn all(&self) -> Vec<Entry> {
+        self.lock().iter().map(|(_, entry)| entry.clone()).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Slab<(Arc<PeerIdentity>, Revoke)>> {
+    fn lock(&self) -> MutexGuard<'_, Slab<Entry>> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

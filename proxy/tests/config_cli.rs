@@ -57,6 +57,15 @@ fn every_mistake_is_told_at_once_and_nothing_starts() {
 }
 
 #[test]
+fn a_sidecar_that_must_end_with_its_parent_does_not_begin_without_it() {
+    // What a parent that was killed a moment ago leaves: its number, and another process as our parent.
+    let gone = (std::process::id() + 1).to_string();
+    let output = sidecar(&[GOOD, &["--exit-with-parent", &gone]].concat(), &[]);
+    assert!(!output.status.success());
+    assert!(text(&output.stderr).contains(&format!("the process {gone} that started this one has ended")));
+}
+
+#[test]
 fn an_unknown_flag_is_a_usage_error_with_a_suggestion() {
     let output = sidecar(&[GOOD, &["--inbounds", "x"]].concat(), &[]);
     assert_eq!(output.status.code(), Some(2));

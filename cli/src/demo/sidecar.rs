@@ -60,7 +60,7 @@ impl Sidecar {
             .arg("proxy")
             .args(arguments)
             // It ends with us even if we are killed: the child asks the kernel for that at its start.
-            .arg("--exit-with-parent")
+            .args(["--exit-with-parent", &std::process::id().to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -3,11 +3,12 @@
 use mantlet_devagent::{Entry, Selectors};
 use mantlet_proto::workload::{
     JwtBundlesRequest, JwtsvidRequest, ValidateJwtsvidRequest, X509BundlesRequest, X509svidRequest,
+    X509svidResponse,
 };
-use tonic::{Code, Request};
+use tonic::{Code, Request, Status};
 use x509_parser::prelude::GeneralName;
 
-use crate::support::{Agent, certificates, domain, id, mine, own_uid, signed, signer, within};
+use crate::support::{Agent, certificates, channel, domain, id, mine, own_uid, signed, signer, within};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_answer_comes_at_once_and_is_complete() {
@@ -155,6 +156,20 @@ async fn jwt_calls_and_unknown_calls_answer_unimplemented() {
         within(client.validate_jwtsvid(signed(ValidateJwtsvidRequest::default()))).await.unwrap_err().code(),
     ];
     assert_eq!(codes, [Code::Unimplemented; 3]);
+    for call in ["FetchWITSVID", "FetchWITBundles", "FetchSomethingElse"] {
+        assert_eq!(unknown(&agent, call).await.code(), Code::Unimplemented, "{call}");
+    }
+}
+
+/// The answer to a call that the messages of this workspace do not know.
+async fn unknown(agent: &Agent, call: &str) -> Status {
+    let mut grpc = tonic::client::Grpc::new(channel(&agent.socket).await);
+    within(grpc.ready()).await.unwrap();
+    let path = format!("/SpiffeWorkloadAPI/{call}").parse().unwrap();
+    // Neither has a field that it needs, so an empty message of another kind is one of theirs.
+    let codec = tonic_prost::ProstCodec::<X509svidRequest, X509svidResponse>::default();
+    let answer = within(grpc.server_streaming(signed(X509svidRequest {}), path, codec)).await;
+    answer.err().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -86,13 +86,17 @@ impl Svids {
 }
 
 pub(crate) async fn client(socket: &Path) -> SpiffeWorkloadApiClient<Channel> {
+    SpiffeWorkloadApiClient::new(channel(socket).await)
+}
+
+pub(crate) async fn channel(socket: &Path) -> Channel {
     let socket = socket.to_owned();
     let connector = tower::service_fn(move |_| {
         let socket = socket.clone();
         async move { UnixStream::connect(socket).await.map(TokioIo::new) }
     });
     let endpoint = Endpoint::from_static("http://localhost");
-    SpiffeWorkloadApiClient::new(within(endpoint.connect_with_connector(connector)).await.unwrap())
+    within(endpoint.connect_with_connector(connector)).await.unwrap()
 }
 
 /// A request with the header that the standard demands.

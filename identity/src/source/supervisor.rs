@@ -301,14 +301,14 @@ fn next_step(kind: IdentityErrorKind, config: &SourceConfig) -> String {
             ),
             Endpoint::Tcp(address) => format!("check that the agent runs and listens at {address}"),
         },
-        IdentityErrorKind::NoIdentity => match &config.expected_id {
-            Some(id) => format!(
-                "check that a registration entry selects this workload: spire-server entry show -spiffeID {id}"
-            ),
-            None => {
-                "check that a registration entry selects this workload: spire-server entry show".to_owned()
-            }
-        },
+        // Which agent answers cannot be seen from here.
+        IdentityErrorKind::NoIdentity => {
+            let whose = config.expected_id.as_ref().map_or(String::new(), |id| format!(" -spiffeID {id}"));
+            format!(
+                "check that an entry selects this workload: with SPIRE `spire-server entry show{whose}`, with \
+                 `mantlet dev-agent` its entries file"
+            )
+        }
         IdentityErrorKind::Refused => {
             format!("check that {} is a SPIFFE Workload API with X.509 enabled", config.endpoint)
         }

@@ -413,16 +413,16 @@ pub static KEYS: &[Key] = &[
         )
     },
     Key {
-        default: Some("false"),
         hidden: true,
-        meaning: "Stop when the process that started this one ends: nothing is left behind by a demo that was killed.",
+        meaning: "The process that started this one; stop when it ends, so that nothing is left behind by a demo that was \
+                  killed.",
         ..key(
             Id::ExitWithParent,
             PROCESS,
             "exit-with-parent",
             "MANTLET_EXIT_WITH_PARENT",
-            "BOOL",
-            Kind::Switch,
+            "PID",
+            Kind::Count(1, i32::MAX as usize),
         )
     },
 ];

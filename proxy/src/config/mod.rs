@@ -95,8 +95,8 @@ pub struct Config {
     pub log: &'static str,
     /// Which requests and connections are logged.
     pub access_log: AccessLog,
-    /// Stop with the process that started this one.
-    pub exit_with_parent: bool,
+    /// The process that started this one, to stop with it.
+    pub exit_with_parent: Option<usize>,
     /// Every key with its effective value and source, for `--print-config` and `/v1/config`.
     pub effective: Vec<Effective>,
 }

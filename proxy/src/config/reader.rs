@@ -83,7 +83,7 @@ impl Reader<'_> {
         let workers = self.optional_count(Id::Workers);
         let log = self.required(Id::Log, log_level);
         let access_log = self.required(Id::AccessLog, access_log);
-        let exit_with_parent = self.required(Id::ExitWithParent, values::switch);
+        let exit_with_parent = self.optional_count(Id::ExitWithParent);
         let config = Config {
             inbound: inbound?,
             outbound: outbound?,

@@ -39,7 +39,7 @@ fn defaults_are_those_of_the_table() {
     assert_eq!(config.max_connections, 10_000);
     assert_eq!(config.access_log, AccessLog::Off);
     assert_eq!(config.workers, None);
-    assert!(!config.exit_with_parent);
+    assert_eq!(config.exit_with_parent, None);
 }
 
 #[test]

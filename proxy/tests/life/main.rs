@@ -10,6 +10,7 @@ mod mesh;
 mod traffic;
 
 mod bundles;
+mod dev_agent;
 mod load;
 mod missing;
 mod own_identity;

@@ -59,10 +59,14 @@ pub enum HttpClient {
 
 /// Connects a plain socket.
 pub async fn connect(addr: SocketAddr) -> TcpStream {
-    let io = within(format!("a connection to {addr}"), TcpStream::connect(addr)).await;
-    let io = io.unwrap_or_else(|error| panic!("connect to {addr}: {error}"));
-    io.set_nodelay(true).expect("TCP_NODELAY");
-    io
+    try_connect(addr).await.unwrap_or_else(|error| panic!("connect to {addr}: {error}"))
+}
+
+async fn try_connect(addr: SocketAddr) -> io::Result<TcpStream> {
+    let io = within(format!("a connection to {addr}"), TcpStream::connect(addr)).await?;
+    // Linux refuses it where the other side has reset the connection already.
+    io.set_nodelay(true)?;
+    Ok(io)
 }
 
 /// Writes and then reads until the end; an error of the peer's making is an end too.

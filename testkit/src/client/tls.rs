@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{HttpClient, connect};
+use super::{HttpClient, try_connect};
 use crate::apps::Protocol;
 use crate::http1::Io;
 use crate::pki::TestSvid;
@@ -108,7 +108,8 @@ impl TlsClient {
         let tickets = Arc::new(TicketCounter::default());
         let connector = TlsConnector::from(Arc::new(self.config(&tickets)));
         let name = ServerName::try_from("peer.invalid").expect("a name");
-        let io = connect(addr).await;
+        // A refusal may reach us before the connection is known to be there.
+        let io = try_connect(addr).await?;
         let stream = within("the TLS handshake", connector.connect(name, io)).await?;
         let tls = stream.get_ref().1;
         Ok(Session {

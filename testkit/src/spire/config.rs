@@ -13,6 +13,8 @@ pub struct SpireOptions {
     pub svid_key_type: String,
     /// PEM files of certificate and key of an upstream authority.
     pub upstream: Option<(String, String)>,
+    /// Port of the server's own bundle endpoint (`https_spiffe`).
+    pub bundle_endpoint: Option<u16>,
     /// Streams that one workload may open per second (`experimental.ratelimit.fetch_x509_svid`).
     pub rate_limit: Option<u32>,
 }
@@ -32,6 +34,7 @@ impl SpireOptions {
             ca_key_type: "ec-p256".to_owned(),
             svid_key_type: "ec-p256".to_owned(),
             upstream: None,
+            bundle_endpoint: None,
             rate_limit: None,
         }
     }
@@ -52,6 +55,18 @@ impl SpireOptions {
   }}"#
             ),
         };
+        let federation = match self.bundle_endpoint {
+            None => String::new(),
+            Some(port) => format!(
+                r#"federation {{
+    bundle_endpoint {{
+      address = "127.0.0.1"
+      port = {port}
+      profile "https_spiffe" {{}}
+    }}
+  }}"#
+            ),
+        };
         format!(
             r#"server {{
   bind_address = "127.0.0.1"
@@ -64,6 +79,7 @@ impl SpireOptions {
   ca_ttl = "24h"
   agent_ttl = "4h"
   default_x509_svid_ttl = "1h"
+  {federation}
   experimental {{
     cache_reload_interval = "1s"
   }}

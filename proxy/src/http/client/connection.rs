@@ -224,6 +224,11 @@ impl Connection {
         }
     }
 
+    /// The end of the peer's SVID, if it has one.
+    pub(super) fn not_after(&self) -> Option<SystemTime> {
+        self.not_after
+    }
+
     /// Sends one request. A failure gives the request back if nothing of it was written.
     pub(super) async fn send(
         mut self,

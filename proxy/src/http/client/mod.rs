@@ -31,6 +31,7 @@ use crate::{
     detect::HttpVersion,
     directory::{Endpoint, balance::Load},
     io::BoxIo,
+    lifetime,
     pool::{DialError, Dialer},
     tls::{ALPN_H2, ALPN_HTTP1, Alpn, MeshStream},
     vouch::Vouchers,
@@ -109,7 +110,7 @@ struct Reserved {
 
 /// A request that got no response.
 struct Failed {
-    error: hyper::Error,
+    error: SendError,
     /// The request, where sending it again is as good as sending it once.
     again: Option<Request<Body>>,
 }
@@ -126,6 +127,9 @@ pub enum SendError {
     /// The connection failed under the request.
     #[error("the upstream connection failed")]
     Http(#[source] hyper::Error),
+    /// The upstream had not begun to answer when its SVID was long enough past its end.
+    #[error("the upstream's identity expired before it answered")]
+    PeerExpired,
 }
 
 // === impl Pool ===
@@ -286,12 +290,31 @@ impl Host {
         self.fit(&mut request, &connection);
         let again = if reused { repeatable(&request) } else { None };
         let asked = Instant::now();
-        match connection.send(request).await {
+        match self.answer(connection, request).await {
             Ok((response, connection)) => {
                 let (lease, waited) = (Lease::new(self, connection, load), asked.elapsed());
                 Ok(response.map(|body| Body::from(body).with_wait(waited).with_lease(lease)))
             }
-            Err((error, unsent)) => Err(Failed { error, again: unsent.or(again) }),
+            Err(Failed { error: error @ SendError::PeerExpired, .. }) => Err(Failed { error, again: None }),
+            Err(failed) => Err(Failed { again: failed.again.or(again), ..failed }),
+        }
+    }
+
+    /// Sends a request and waits for the answer, for as long as the peer's SVID entitles it to give one.
+    async fn answer(
+        &self,
+        connection: Connection,
+        request: Request<Body>,
+    ) -> Result<(Response<Incoming>, Connection), Failed> {
+        let not_after = connection.not_after();
+        tokio::select! {
+            biased;
+            sent = connection.send(request) => {
+                sent.map_err(|(error, again)| Failed { error: SendError::Http(error), again })
+            }
+            () = lifetime::unanswered(not_after, self.vouchers.max_stale()) => {
+                Err(Failed { error: SendError::PeerExpired, again: None })
+            }
         }
     }
 
@@ -303,8 +326,7 @@ impl Host {
     ) -> Result<(Response<Incoming>, Option<Load>), SendError> {
         let Reserved { connection, load, .. } = reserved;
         self.fit(&mut request, &connection);
-        let (response, _never_again) =
-            connection.send(request).await.map_err(|(error, _)| SendError::Http(error))?;
+        let (response, _never_again) = self.answer(connection, request).await?;
         Ok((response, load))
     }
 
@@ -418,7 +440,7 @@ impl Host {
 
 impl From<Failed> for SendError {
     fn from(failed: Failed) -> Self {
-        Self::Http(failed.error)
+        failed.error
     }
 }
 
