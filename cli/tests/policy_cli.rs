@@ -144,6 +144,31 @@ fn check_looks_at_every_annotation_of_ours() {
     assert!(stdout(&run(&scratch, &["policy", "check", "host.yaml"])).contains("P090"));
 }
 
+/// The examples of docs/policy.md that are manifests: the text, and the message that it gets.
+fn wrong_manifests() -> Vec<(&'static str, &'static str)> {
+    let page = include_str!("../../docs/policy.md");
+    let blocks = page.split("\n```wrong manifest\n").skip(1);
+    blocks
+        .map(|rest| {
+            let (block, _) = rest.split_once("```").expect("it ends");
+            block.split_once("---\n").expect("its message")
+        })
+        .collect()
+}
+
+#[test]
+fn check_says_of_manifests_what_the_policy_page_shows() {
+    let scratch = Scratch::new();
+    for (number, (manifest, message)) in wrong_manifests().into_iter().enumerate() {
+        let name = format!("{number}.yaml");
+        write(&scratch, &name, manifest);
+        let out = stdout(&run(&scratch, &["policy", "check", &name]));
+        let indented: String = message.lines().map(|line| format!("  {line}\n")).collect();
+        assert!(out.contains(&indented), "{manifest}---\n{out}");
+    }
+    assert!(wrong_manifests().len() >= 3);
+}
+
 #[test]
 fn check_holds_guardrails() {
     let scratch = Scratch::new();

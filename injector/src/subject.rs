@@ -19,6 +19,7 @@ pub struct Subject {
     guardrails: Guardrails,
     limits: Limits,
     host_network: bool,
+    may_change_user: Vec<String>,
     latches: Latches,
 }
 
@@ -50,6 +51,7 @@ impl Subject {
             guardrails: installation.guardrails.clone(),
             limits: Limits::ANNOTATIONS,
             host_network: template.host_network,
+            may_change_user: template.may_change_user,
             latches: Latches::new(),
         }
     }
@@ -64,6 +66,7 @@ impl Subject {
             guardrails,
             limits: Limits::FILES,
             host_network: false,
+            may_change_user: Vec::new(),
             latches: Latches::new(),
         }
     }
@@ -96,6 +99,11 @@ impl Subject {
             let help = "remove hostNetwork, or the mantlet.dev annotations";
             let message = "a hostNetwork pod cannot be captured";
             report.errors.push(Diagnostic::general(Code::HostNetwork, "", message, help));
+        }
+        for container in self.may_change_user.iter().filter(|_| set.is_configured()) {
+            let message = format!("container \"{container}\" may become the proxy's user");
+            let help = "run it as another user than 0, or drop the capability SETUID (drop: [ALL])";
+            report.warnings.push(Diagnostic::general(Code::ProxyUser, "", message, help));
         }
         report
     }

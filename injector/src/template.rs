@@ -23,6 +23,8 @@ pub struct Template {
     pub ports: Vec<NamedPort>,
     /// Whether the pod is in the network of its node.
     pub host_network: bool,
+    /// The containers that can become any user they like.
+    pub may_change_user: Vec<String>,
 }
 
 /// Why an object cannot be read.
@@ -116,9 +118,37 @@ fn template(document: &Value, pod: &Value) -> Result<Template, Unreadable> {
         service_account: service_account.unwrap_or_else(|| "default".to_owned()),
         ports: ports(spec),
         host_network: spec.get("hostNetwork").and_then(Value::as_bool) == Some(true),
+        may_change_user: may_change_user(spec),
         kind,
         name,
     })
+}
+
+/// The containers that say they run as root and keep SETUID. What an image says about its user is not known here.
+fn may_change_user(spec: &Value) -> Vec<String> {
+    let list = |field: &str| spec.get(field).and_then(Value::as_array).into_iter().flatten();
+    let is_root = |container: &&Value| {
+        let user = |of: &Value| of.pointer("/securityContext/runAsUser").and_then(Value::as_i64);
+        user(container).or_else(|| user(spec)) == Some(0)
+    };
+    let keeps_setuid = |container: &&Value| {
+        let names = |list: &str, wanted: [&str; 2]| {
+            let names = container.pointer(list).and_then(Value::as_array).into_iter().flatten();
+            names.filter_map(Value::as_str).any(|name| {
+                let name = name.strip_prefix("CAP_").unwrap_or(name);
+                wanted.contains(&name)
+            })
+        };
+        let privileged = container.pointer("/securityContext/privileged").and_then(Value::as_bool);
+        // Runtimes give it by default, and what is dropped and added again is there.
+        privileged == Some(true)
+            || names("/securityContext/capabilities/add", ["SETUID", "ALL"])
+            || !names("/securityContext/capabilities/drop", ["SETUID", "ALL"])
+    };
+    let named =
+        |container: &Value| container.get("name").and_then(Value::as_str).unwrap_or("(unnamed)").to_owned();
+    let all = list("initContainers").chain(list("containers"));
+    all.filter(is_root).filter(keeps_setuid).map(named).collect()
 }
 
 /// The declared ports of the containers that run beside each other.

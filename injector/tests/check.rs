@@ -103,6 +103,39 @@ fn what_cannot_be_captured_cannot_have_a_policy() {
 }
 
 #[test]
+fn a_container_that_can_become_the_proxy_s_user_is_warned_about() {
+    let warned = |pod: Value, container: Value| {
+        let mut object = in_every_kind(&good_pod())[3].clone();
+        object["spec"]["template"]["spec"]["securityContext"] = pod;
+        object["spec"]["template"]["spec"]["containers"][0]["securityContext"] = container;
+        let report = checked(&object);
+        assert!(report.errors.is_empty(), "{report:?}");
+        report.warnings.iter().any(|finding| finding.code == Code::ProxyUser)
+    };
+    let dropped = |names: Value| json!({"runAsUser": 0, "capabilities": {"drop": names}});
+    assert!(warned(json!({"runAsUser": 0}), json!({})));
+    assert!(warned(json!(null), json!({"runAsUser": 0})));
+    assert!(warned(json!({"runAsUser": 1000}), json!({"runAsUser": 0})));
+    assert!(warned(json!({}), dropped(json!(["NET_RAW"]))));
+    assert!(warned(
+        json!({}),
+        json!({"runAsUser": 0, "capabilities": {"drop": ["ALL"], "add": ["CAP_SETUID"]}})
+    ));
+    assert!(warned(
+        json!({}),
+        json!({"runAsUser": 0, "privileged": true, "capabilities": {"drop": ["ALL"]}})
+    ));
+    assert!(!warned(json!({"runAsUser": 0}), json!({"runAsUser": 1000})));
+    assert!(!warned(json!({}), dropped(json!(["ALL"]))));
+    assert!(!warned(json!({}), dropped(json!(["CAP_SETUID"]))));
+    assert!(!warned(json!({}), json!({})), "what the image says is not known");
+}
+
+fn good_pod() -> Value {
+    pod(&json!({"mantlet.dev/policy": "allow shop/frontend to GET /orders on http"}))
+}
+
+#[test]
 fn warnings_are_no_errors() {
     let report = checked(&in_every_kind(&pod(&json!({})))[0]);
     assert!(report.errors.is_empty());

@@ -13,7 +13,7 @@ use crate::{
     compile::{self, Compiled, Config, Mode, PortTable, Resolved, Source},
     decision::{Decision, HttpFacts, Peer, PortProtocol, Reason, Target, Verdict},
     diagnostic::Diagnostic,
-    headers::NamedHeaders,
+    headers::{HeaderValues, NamedHeaders},
     language::{Time, ast::Condition},
     latch::{Latch, When},
     search::{Search, decide_connection},
@@ -268,10 +268,11 @@ impl Policy {
     pub fn audited_raw<'a>(
         &self,
         head: &RequestHead<'a>,
+        headers: &dyn HeaderValues,
         defect: Malformed,
         now: SystemTime,
     ) -> Option<AuditedRaw<'a>> {
-        if self.is_audit(When::Now(Time::of(now))) { AuditedRaw::new(head, defect) } else { None }
+        if self.is_audit(When::Now(Time::of(now))) { AuditedRaw::new(head, headers, defect) } else { None }
     }
 
     /// Lets every grant expire that is over at `now`, and gives the time of the next one. Call it then,

@@ -9,7 +9,7 @@ use common::{FIXTURE, Setup, compile, id, now, request, tcp, told, verdict, verd
 use mantlet_policy::{
     Ask, Caller, Guardrails, HttpFacts, HttpOptions, Latches, Mode, ModeName, Peer, Policy, PortProtocol,
     Question, Reason, Target, Unconfigured,
-    canonical::{HostLines, Malformed, RequestHead, Version},
+    canonical::{Exchange, HostLines, Malformed, RequestHead, Version},
     explain,
     headers::NoHeaders,
     language::Time,
@@ -154,7 +154,8 @@ fn audit_lets_a_defective_path_through_as_it_came_and_nothing_else() {
     };
     let audit = Policy::unconfigured(Unconfigured::Audit);
     let good_host = HostLines::One(b"h");
-    let raw = audit.audited_raw(&head("/a/../b;c", good_host), Malformed::DotSegment, now()).unwrap();
+    let raw =
+        audit.audited_raw(&head("/a/../b;c", good_host), &NoHeaders, Malformed::DotSegment, now()).unwrap();
     assert_eq!(raw.target().to_string(), "/a/../b;c?a=b");
     let id = id("a/b");
     let facts = HttpFacts { target: Target::AuditedRaw(&raw), headers: &NoHeaders };
@@ -163,9 +164,16 @@ fn audit_lets_a_defective_path_through_as_it_came_and_nothing_else() {
         (told(&decision).as_str(), decision.malformed),
         ("would_deny malformed", Some(Malformed::DotSegment))
     );
-    assert!(audit.audited_raw(&head("/a", HostLines::Many), Malformed::HostRepeated, now()).is_none());
-    assert!(audit.audited_raw(&head("/a/..", HostLines::Many), Malformed::DotSegment, now()).is_none());
-    assert!(compile(FIXTURE).audited_raw(&head("/a/..", good_host), Malformed::DotSegment, now()).is_none());
+    assert_eq!(raw.exchange(), Exchange::Plain);
+    let many = |path| head(path, HostLines::Many);
+    assert!(audit.audited_raw(&many("/a"), &NoHeaders, Malformed::HostRepeated, now()).is_none());
+    assert!(audit.audited_raw(&many("/a/.."), &NoHeaders, Malformed::DotSegment, now()).is_none());
+    let up = head("/a/..", good_host);
+    assert!(compile(FIXTURE).audited_raw(&up, &NoHeaders, Malformed::DotSegment, now()).is_none());
+    let websocket: Vec<(&str, &[u8])> =
+        vec![("connection", b"Upgrade"), ("upgrade", b"websocket"), ("sec-websocket-key", b"x")];
+    let raw = audit.audited_raw(&up, &websocket, Malformed::DotSegment, now()).unwrap();
+    assert_eq!(raw.exchange(), Exchange::WebSocket, "a defective path makes it no other request");
 }
 
 #[test]

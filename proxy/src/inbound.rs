@@ -88,12 +88,13 @@ pub async fn serve(inbound: Arc<Inbound>, accepted: Accepted, drain: DrainToken)
     let client = accepted.client;
     let upstream = accepted.orig_dst.map_or_else(Misdirected::addr, |orig_dst| orig_dst.0);
     let line = inbound.authorizer.log().access_line("inbound", "tcp");
-    let work = async {
+    // Not a variable of its own: a future that is moved before it runs takes its size twice.
+    let ended = revocable(async {
         let outcome = connection(&inbound, accepted, drain, &mut guard).await;
         // However it ended, what it ended for is that its right was taken away.
         Revoke::current().reason().map_or(outcome, Ok)
-    };
-    let reason = match revocable(work).await {
+    });
+    let reason = match ended.await {
         Ok(Ok(reason)) => reason,
         Ok(Err(error)) => {
             debug!(event = "inbound_failed", %client, error = &error as &dyn std::error::Error);
@@ -105,7 +106,8 @@ pub async fn serve(inbound: Arc<Inbound>, accepted: Accepted, drain: DrainToken)
     guard.finish(reason);
 }
 
-/// The life of an inbound connection, a phase a paragraph.
+/// The life of an inbound connection, a phase a paragraph. What comes after the handshake is boxed: a connection
+/// that never gets there does not pay for it.
 async fn connection(
     inbound: &Arc<Inbound>,
     accepted: Accepted,
@@ -122,7 +124,7 @@ async fn connection(
 
     // phase: inbound 2 "first byte, on a port that accepts plaintext" | fails: silence, early close | close: timeout, eof | metric: mantlet_connections_closed_total
     if rules.plaintext && !begins_mesh(&tcp, rules.permissive).await? {
-        return plaintext(inbound, (tcp, client, orig_dst), rules, drain, guard).await;
+        return Box::pin(plaintext(inbound, (tcp, client, orig_dst), rules, drain, guard)).await;
     }
 
     // phase: inbound 3 "TLS handshake" | fails: no certificate, wrong authority, no common protocol, too slow | close: tls, timeout | metric: mantlet_tls_handshakes_total
@@ -145,14 +147,14 @@ async fn connection(
     // phase: inbound 5 "opaque bytes: authorize, connect, relay" | fails: denied, application not reachable, reset | close: denied, connect, reset, policy, bundle | metric: mantlet_authz_decisions_total
     let direct = matches!(speak, Speak::Undeclared);
     let io = match speak {
-        Speak::Opaque => return opaque(inbound, &session, io, lifetime).await,
+        Speak::Opaque => return Box::pin(opaque(inbound, &session, io, lifetime)).await,
         // In audit, a port without a rule must work as it would without us.
-        Speak::Undeclared => match undeclared(inbound, &session, io, &lifetime).await? {
+        Speak::Undeclared => match Box::pin(undeclared(inbound, &session, io, &lifetime)).await? {
             Undeclared::Http(io, version) => (io, version),
             Undeclared::Relayed(reason) => return Ok(reason),
         },
         Speak::Http(version) => (io, version),
-        Speak::HttpByPreface => match by_preface(io).await? {
+        Speak::HttpByPreface => match Box::pin(by_preface(io)).await? {
             Some(known) => known,
             None => return Ok(CloseReason::Eof),
         },
@@ -160,7 +162,7 @@ async fn connection(
 
     // phase: inbound 6 "HTTP: serve requests until the peer is done" | fails: broken HTTP, reset, revoked | close: eof, protocol, reset, policy, bundle, drain | metric: mantlet_http_requests_total
     let requests = RequestMetrics::new(Arc::clone(&inbound.metrics), Direction::Inbound, label);
-    requests::serve(inbound, session, requests, (client_cert, direct), io, (drain, lifetime)).await
+    Box::pin(requests::serve(inbound, session, requests, (client_cert, direct), io, (drain, lifetime))).await
 }
 
 /// Whether a connection on a port that accepts plaintext is one of the mesh all the same. Nothing is

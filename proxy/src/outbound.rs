@@ -323,12 +323,12 @@ impl HttpConnection {
 
         // phase: outbound 7 "send over a connection to the expected peer" | fails: not reachable, not the expected peer, reset | close: connect, timeout, tls, reset | metric: mantlet_tls_handshakes_total
         let (mut response, permit, addr) = if permitted.kind().websocket {
-            let downstream = permitted.upgrade();
+            let (downstream, enforced) = (permitted.upgrade(), permitted.kind().enforced);
             upgrade::ask(permitted.headers_mut());
             let sent = self.upstream.upgrade(permitted).await;
             let (Sent { response, permit, addr }, load) = sent.map_err(ConnectionError::Send)?;
             *self.switched.lock().unwrap_or_else(PoisonError::into_inner) = load;
-            let (response, permit) = self.switch.answer(response, permit, downstream);
+            let (response, permit) = self.switch.answer(response, permit, downstream, enforced);
             (response, permit, addr)
         } else {
             let sent = self.upstream.send(permitted).await;

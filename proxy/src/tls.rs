@@ -83,8 +83,14 @@ pub async fn accept(
     offer: &[&[u8]],
     limit: Duration,
 ) -> Result<MeshStream, TlsError> {
-    let (config, handshake) = credentials.server_handshake(offer);
-    let stream = deadline(limit, TlsAcceptor::from(config).accept(tcp)).await?;
+    let (stream, handshake) = deadline(limit, async {
+        // Until it speaks, a connection is a socket and a timer: whoever opens thousands and says nothing must not
+        // make us hold the state of as many handshakes.
+        tcp.peek(&mut [0]).await?;
+        let (config, handshake) = credentials.server_handshake(offer);
+        Ok((Box::pin(TlsAcceptor::from(config).accept(tcp)).await?, handshake))
+    })
+    .await?;
     let connection = stream.get_ref().1;
     let alpn = Alpn::of(connection.alpn_protocol());
     let session = session(connection);

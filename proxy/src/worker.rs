@@ -165,7 +165,8 @@ async fn accept<F>(
 {
     let mut stopping = drain.clone();
     let begin = |accepted| {
-        let (connection, alive) = (serve(accepted, drain.clone()), alive.clone());
+        // Boxed, because a task would hold it twice: where it is captured and where it runs.
+        let (connection, alive) = (Box::pin(serve(accepted, drain.clone())), alive.clone());
         tokio::spawn(async move {
             connection.await;
             drop(alive);

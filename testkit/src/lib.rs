@@ -5,6 +5,7 @@
 
 pub mod apps;
 pub mod client;
+pub mod descriptors;
 pub mod grpc;
 mod http1;
 pub mod netns;

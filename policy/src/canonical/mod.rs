@@ -36,6 +36,7 @@ pub struct AuditedRaw<'a> {
     pub(crate) path: Cow<'a, str>,
     pub(crate) query: Option<Cow<'a, str>>,
     pub(crate) host: Option<Cow<'a, str>>,
+    pub(crate) exchange: Exchange,
     pub(crate) defect: Malformed,
 }
 
@@ -176,14 +177,21 @@ impl<'a> Canonical<'a> {
 
 impl<'a> AuditedRaw<'a> {
     /// Takes what audit may let through: only the path is defective, everything else is checked.
-    pub(crate) fn new(head: &RequestHead<'a>, defect: Malformed) -> Option<Self> {
+    pub(crate) fn new(head: &RequestHead<'a>, headers: &dyn HeaderValues, defect: Malformed) -> Option<Self> {
         if !defect.is_path() {
             return None;
         }
         let (form, host) = target_and_host(head).ok()?;
         let Form::Path(path) = form else { return None };
         let query = head.query.map(check_query).transpose().ok()?;
-        Some(Self { method: Cow::Borrowed(head.method), path: Cow::Borrowed(path), query, host, defect })
+        let (method, path) = (Cow::Borrowed(head.method), Cow::Borrowed(path));
+        Some(Self { method, path, query, host, exchange: exchange(head, headers), defect })
+    }
+
+    /// What kind of exchange it opens: that does not depend on the path.
+    #[must_use]
+    pub fn exchange(&self) -> Exchange {
+        self.exchange
     }
 
     /// What is wrong with the path.
@@ -230,6 +238,7 @@ impl<'a> AuditedRaw<'a> {
             path: owned(self.path),
             query: self.query.map(owned),
             host: self.host.map(owned),
+            exchange: self.exchange,
             defect: self.defect,
         }
     }

@@ -202,7 +202,8 @@ impl Authorizer {
             *request.uri_mut() = uri;
         }
         let permit = Permit::new(rule_label(&decision), Some(registration)).matching(decision.route);
-        let kind = RequestKind { h2c: rules.port_options(session.port()).h2c, websocket };
+        let enforced = rules.mode(now) == ModeName::Enforce;
+        let kind = RequestKind { h2c: rules.port_options(session.port()).h2c, websocket, enforced };
         Ok(Permitted::new(request, permit, kind))
     }
 
@@ -245,7 +246,8 @@ impl Authorizer {
     /// The right to send `request` to a destination.
     #[must_use]
     pub fn permit_request<B>(&self, to: &Destination, request: Request<B>) -> Option<Permitted<Request<B>>> {
-        let kind = RequestKind { h2c: false, websocket: target::asks_for_websocket(&request) };
+        let websocket = target::asks_for_websocket(&request);
+        let kind = RequestKind { h2c: false, websocket, enforced: false };
         Some(Permitted::new(request, self.permit_destination(to)?, kind))
     }
 

@@ -51,6 +51,8 @@ pub struct RequestKind {
     pub h2c: bool,
     /// It asks for the WebSocket protocol, and that is what was permitted.
     pub websocket: bool,
+    /// The answer is held to what was permitted. Not in audit, and not where the peer judges.
+    pub enforced: bool,
 }
 
 // === impl Permit ===

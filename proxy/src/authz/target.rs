@@ -150,9 +150,9 @@ impl<'a> Meaning<'a> {
         now: SystemTime,
     ) -> Result<Self, Malformed> {
         let options = rules.port_options(port).path;
-        Canonical::new(head, headers, options)
-            .map(Self::Canonical)
-            .or_else(|malformed| rules.audited_raw(head, malformed, now).map(Self::Audited).ok_or(malformed))
+        Canonical::new(head, headers, options).map(Self::Canonical).or_else(|malformed| {
+            rules.audited_raw(head, headers, malformed, now).map(Self::Audited).ok_or(malformed)
+        })
     }
 
     pub(super) fn target(&self) -> Target<'_> {
@@ -163,7 +163,11 @@ impl<'a> Meaning<'a> {
     }
 
     pub(super) fn is_websocket(&self) -> bool {
-        matches!(self, Self::Canonical(canonical) if canonical.exchange() == Exchange::WebSocket)
+        let exchange = match self {
+            Self::Canonical(canonical) => canonical.exchange(),
+            Self::Audited(raw) => raw.exchange(),
+        };
+        exchange == Exchange::WebSocket
     }
 
     /// The target to forward: rebuilt from what was matched and from nothing else. `None` when it

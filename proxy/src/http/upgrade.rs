@@ -66,13 +66,14 @@ pub fn asks(headers: &HeaderMap) -> bool {
 
 impl Switch {
     /// Takes the answer to a request for WebSocket. 101 to WebSocket switches the connection; a refusal is
-    /// handed on; anything else is not an answer to this request and becomes 502, because a grant of
-    /// WEBSOCKET is no grant of what an ordinary response would carry.
+    /// handed on; any other switch is no answer and becomes 502. So does an ordinary response where policy is
+    /// `enforced`, because a grant of WEBSOCKET is no grant of what that would carry.
     pub fn answer(
         &self,
         mut response: Response<Incoming>,
         permit: Permit,
         downstream: OnUpgrade,
+        enforced: bool,
     ) -> (Response<Body>, Option<Permit>) {
         let status = response.status();
         if status == StatusCode::SWITCHING_PROTOCOLS && names_websocket(response.headers()) {
@@ -85,7 +86,8 @@ impl Switch {
             *response.version_mut() = Version::HTTP_11;
             return (response, None);
         }
-        let mut response = if status.is_client_error() || status.is_server_error() {
+        let refusal = status.is_client_error() || status.is_server_error();
+        let mut response = if refusal || (!enforced && !status.is_informational()) {
             response.map(Body::from)
         } else {
             let mut bad = Response::new(Body::text("the upstream did not switch to WebSocket\n"));

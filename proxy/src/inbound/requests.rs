@@ -149,7 +149,7 @@ impl HttpConnection {
         }
 
         // phase: inbound 8 "headers: what we assert is stripped first, then set" | fails: nothing can | close: - | metric: -
-        let RequestKind { h2c, websocket } = permitted.kind();
+        let RequestKind { h2c, websocket, enforced } = permitted.kind();
         let h2c = h2c || (self.direct && permitted.version() == Version::HTTP_2);
         let (version, wire) = headers::upstream_version(permitted.headers_mut(), h2c);
         self.clean(permitted.headers_mut());
@@ -161,7 +161,7 @@ impl HttpConnection {
             permitted.set_version(Version::HTTP_11);
             let sent = self.app(HttpVersion::H1).upgrade(permitted).await;
             let (response, permit) = sent.map_err(ConnectionError::Send)?;
-            self.switch.answer(response, permit, downstream)
+            self.switch.answer(response, permit, downstream, enforced)
         } else {
             permitted.set_version(wire);
             let sent = self.app(version).send(permitted).await;

@@ -21,6 +21,8 @@ pub(crate) const ENHANCE_YOUR_CALM: u32 = 11;
 pub(crate) struct End {
     /// Error code of GOAWAY.
     pub(crate) goaway: Option<u32>,
+    /// The last stream that GOAWAY says was looked at.
+    pub(crate) last_stream: u32,
     /// Error codes of RST_STREAM.
     pub(crate) resets: Vec<u32>,
     /// Header blocks of responses.
@@ -75,6 +77,8 @@ pub(crate) async fn flood(io: &mut Io, bytes: &[u8], done: impl Fn(&End) -> bool
             }
             match head[3] {
                 GOAWAY => {
+                    let last = payload.get(..4).map(|last| u32::from_be_bytes(last.try_into().unwrap()));
+                    end.last_stream = last.unwrap_or_default();
                     end.goaway = payload.get(4..8).map(|code| u32::from_be_bytes(code.try_into().unwrap()));
                     if end.goaway != Some(0) {
                         return;

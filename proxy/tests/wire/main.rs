@@ -8,11 +8,11 @@ mod common;
 mod alpn;
 mod denial;
 mod handshake;
-
 mod identity_header;
 mod lifecycle;
 mod moving_in;
 mod opaque;
+mod options;
 mod outbound;
 mod plaintext;
 mod pooling;

@@ -1,8 +1,8 @@
 //! WebSocket through two sidecars.
 
-use mantlet_testkit::Io;
 use mantlet_testkit::apps::RawApp;
 use mantlet_testkit::client::{Http1, connect, exactly, until_end};
+use mantlet_testkit::{Io, TempDir};
 use tokio::io::AsyncWriteExt;
 
 use crate::common::Inbound;
@@ -52,6 +52,65 @@ async fn a_websocket_crosses_two_sidecars_in_both_directions() {
         drop(client);
         assert_eq!(until_end(&mut io).await, b"");
     }
+}
+
+/// In front of a raw app, with this policy in audit mode.
+async fn audited(policy: &str) -> (RawApp, Inbound, TempDir) {
+    let (app, dir) = (RawApp::start().await, TempDir::new());
+    let text = format!("mantlet.dev/policy={policy:?}\nmantlet.dev/mode=\"audit until 2099-01-01T00:00Z\"\n");
+    let file = dir.file("annotations", text);
+    let inbound =
+        Inbound::with(app.addr(), |sidecar| sidecar.arg("--annotations", file.display().to_string())).await;
+    (app, inbound, dir)
+}
+
+/// What the app is asked, in lower case.
+async fn head_of(io: &mut Io) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.extend(exactly(io, 1).await);
+    }
+    String::from_utf8(head).unwrap().to_ascii_lowercase()
+}
+
+#[tokio::test]
+async fn in_audit_a_websocket_whose_path_has_no_single_meaning_goes_on_as_one_and_is_counted() {
+    for (target, reason) in [("/orders//stream;v=1", "malformed"), ("/orders/stream", "default")] {
+        let (app, inbound, _dir) = audited("allow web/other to GET /\n").await;
+        let (_caller, addr) = inbound.caller("web/live", " as http").await;
+        let mut client = Http1::new(Box::new(connect(addr).await));
+        client.write(ASK.replace("/orders/stream", target)).await.unwrap();
+        let mut io: Io = Box::new(app.accept().await);
+        let head = head_of(&mut io).await;
+        assert!(head.starts_with(&format!("get {target} http/1.1\r\n")), "{head}");
+        assert!(
+            head.contains("connection: upgrade\r\n") && head.contains("upgrade: websocket\r\n"),
+            "{head}"
+        );
+        io.write_all(SWITCH).await.unwrap();
+        assert_eq!(client.read().await.unwrap().status, 101, "{target}");
+        client.write(b"from the client").await.unwrap();
+        assert_eq!(exactly(&mut io, 15).await, b"from the client");
+        io.write_all(b"from the app").await.unwrap();
+        assert_eq!(client.exactly(12).await.unwrap(), b"from the app");
+        let labels = [("layer", "http"), ("decision", "would_deny"), ("reason", reason)];
+        inbound.sidecar.metric_reaches("mantlet_authz_decisions_total", &labels, 1.0).await;
+    }
+}
+
+#[tokio::test]
+async fn in_audit_an_app_that_answers_a_websocket_as_an_ordinary_request_is_heard() {
+    let (app, inbound, _dir) = audited("allow web/live to WEBSOCKET /orders/stream\n").await;
+    let (_caller, addr) = inbound.caller("web/live", " as http").await;
+    let mut client = Http1::new(Box::new(connect(addr).await));
+    client.write(ASK).await.unwrap();
+    let mut io: Io = Box::new(app.accept().await);
+    head_of(&mut io).await;
+    io.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello").await.unwrap();
+    let response = client.read().await.unwrap();
+    assert_eq!((response.status, response.text().as_str()), (200, "hello"));
+    // What might have been sent behind the question is read by nobody.
+    client.closed().await;
 }
 
 #[tokio::test]

@@ -1,0 +1,13 @@
+//! File descriptors: tests that open thousands of connections need more than a shell gives.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Raises the limit of this process, and of what it starts from here on, as far as it may, and gives it.
+#[must_use]
+pub fn raise() -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    // Refused only where the limit is fixed; then it is what it is.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    let now = getrlimit(Resource::Nofile).current;
+    now.map_or(usize::MAX, |now| usize::try_from(now).unwrap_or(usize::MAX))
+}
