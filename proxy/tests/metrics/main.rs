@@ -8,3 +8,4 @@ mod common;
 mod bounded;
 mod counted;
 mod described;
+mod observability;
