@@ -129,6 +129,13 @@ impl Revoke {
 
 // === impl Revocable ===
 
+impl<F> Revocable<F> {
+    /// The handle that ends the work.
+    pub fn handle(&self) -> Revoke {
+        self.revoke.clone()
+    }
+}
+
 impl<F: Future> Future for Revocable<F> {
     type Output = Result<F::Output, CloseReason>;
 

@@ -38,9 +38,15 @@ type Entry = (Option<Arc<PeerIdentity>>, Revoke);
 /// the stream on when the protocol is switched: what must end with the peer is the stream itself.
 pub struct Vouched {
     io: BoxIo,
+    revoke: Revoke,
     end: Pin<Box<dyn Future<Output = CloseReason> + Send>>,
     ended: Option<CloseReason>,
+    operations: u32,
 }
+
+/// The time of a stream is looked at whenever there is nothing to do, and at least after so many
+/// operations: fewer than a task may do before it has to let others run, for then its timers rest too.
+const LOOK_EVERY: u32 = 32;
 
 /// How such a stream broke.
 #[derive(Clone, Copy, Debug, Error)]
@@ -71,13 +77,14 @@ impl Vouchers {
             let _voucher = vouchers.enter(peer);
             lifetime::stale(Some(not_after), max_stale).await;
         });
+        let revoke = vouched_for.handle();
         let end = async move {
             match vouched_for.await {
                 Ok(()) => CloseReason::PeerExpired,
                 Err(revoked) => revoked,
             }
         };
-        Vouched { io, end: Box::pin(end), ended: None }
+        Vouched { io, revoke, end: Box::pin(end), ended: None, operations: LOOK_EVERY - 1 }
     }
 
     /// Enters the connection that the calling code carries.
@@ -141,16 +148,29 @@ impl Drop for Voucher {
 // === impl Vouched ===
 
 impl Vouched {
-    fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        if self.ended.is_none()
-            && let Poll::Ready(reason) = self.end.as_mut().poll(cx)
-        {
-            self.ended = Some(reason);
+    /// Does one operation on the stream, unless it has ended. Whoever ends it is asked each time; the
+    /// timer, which costs more, only now and then.
+    fn operate<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        operation: impl FnOnce(Pin<&mut BoxIo>, &mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if self.ended.is_none() {
+            self.ended = self.revoke.reason();
         }
-        match self.ended {
-            Some(reason) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, Unvouched(reason))),
-            None => Ok(()),
+        if self.ended.is_none() {
+            let done = operation(Pin::new(&mut self.io), cx);
+            self.operations = self.operations.wrapping_add(1);
+            if done.is_ready() && !self.operations.is_multiple_of(LOOK_EVERY) {
+                return done;
+            }
+            match self.end.as_mut().poll(cx) {
+                Poll::Ready(reason) => self.ended = Some(reason),
+                Poll::Pending => return done,
+            }
         }
+        let reason = self.ended.unwrap_or(CloseReason::PeerExpired);
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, Unvouched(reason))))
     }
 }
 
@@ -160,15 +180,13 @@ impl AsyncRead for Vouched {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.check(cx)?;
-        Pin::new(&mut self.io).poll_read(cx, buffer)
+        self.operate(cx, |io, cx| io.poll_read(cx, buffer))
     }
 }
 
 impl AsyncWrite for Vouched {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        self.check(cx)?;
-        Pin::new(&mut self.io).poll_write(cx, data)
+        self.operate(cx, |io, cx| io.poll_write(cx, data))
     }
 
     fn poll_write_vectored(
@@ -176,8 +194,7 @@ impl AsyncWrite for Vouched {
         cx: &mut Context<'_>,
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.check(cx)?;
-        Pin::new(&mut self.io).poll_write_vectored(cx, data)
+        self.operate(cx, |io, cx| io.poll_write_vectored(cx, data))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -185,8 +202,7 @@ impl AsyncWrite for Vouched {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.check(cx)?;
-        Pin::new(&mut self.io).poll_flush(cx)
+        self.operate(cx, |io, cx| io.poll_flush(cx))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

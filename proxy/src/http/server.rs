@@ -1,6 +1,9 @@
 //! Being an HTTP server on an established stream.
 
-use std::{convert::Infallible, pin::pin};
+use std::{
+    convert::Infallible,
+    pin::{Pin, pin},
+};
 
 use http::{HeaderValue, Request, Response, StatusCode, header::CONNECTION};
 use hyper::{
@@ -68,7 +71,7 @@ where
             let (stage, announced) = (Stage::default(), drain.clone());
             let (io, guarded) = (Guarded::http1(io, timeouts, stage.clone()), stage.clone());
             let service = service_fn(move |request| {
-                let (exchange, answer) = (stage.answer(), service(request));
+                let (exchange, answer) = (stage.answer(), boxed(service(request)));
                 let (stage, announced) = (stage.clone(), announced.clone());
                 async move {
                     let mut response = answer.await;
@@ -84,13 +87,19 @@ where
         }
         HttpVersion::H2 => {
             let service = service_fn(move |request| {
-                let answer = service(request);
+                let answer = boxed(service(request));
                 async move { Ok::<_, Infallible>(answer.await) }
             });
             serve_h2(Guarded::http2(io), service, drain, leave).await
         }
     }
     .map_err(ServeError)
+}
+
+/// The HTTP library moves a request's future several times, and keeps room for one on every HTTP/1
+/// connection, an idle one too: it gets a pointer.
+fn boxed<F: Future>(answer: F) -> Pin<Box<F>> {
+    Box::pin(answer)
 }
 
 async fn serve_h1<S>(

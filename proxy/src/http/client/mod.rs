@@ -375,7 +375,9 @@ impl Host {
     /// A connection that no request was sent on.
     async fn fresh(self: &Arc<Self>, offer: &[&[u8]]) -> Result<Reserved, SendError> {
         let load = self.load();
-        Ok(Reserved { connection: self.open(offer).await?, reused: false, load })
+        // Most requests open nothing: what opening needs room for is not part of every request.
+        let connection = Box::pin(self.open(offer)).await?;
+        Ok(Reserved { connection, reused: false, load })
     }
 
     fn take(&self) -> Option<Reserved> {
