@@ -31,3 +31,8 @@ run_bench_smoke() {
   cargo build --release --locked -p mantlet-bench
   "$CARGO_TARGET_DIR/release/mantlet-bench" --smoke --mantlet "$CARGO_TARGET_DIR/release/mantlet-proxy"
 }
+
+# User instructions per request, against the committed counts: what a busy machine cannot blur.
+run_instructions() {
+  "$CARGO_TARGET_DIR/release/mantlet-instructions" --mantlet "$CARGO_TARGET_DIR/release/mantlet-proxy"
+}

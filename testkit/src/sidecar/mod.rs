@@ -25,6 +25,7 @@ pub use metrics::Metrics;
 /// A sidecar that is being put together.
 #[derive(Debug)]
 pub struct SidecarBuilder {
+    under: Vec<String>,
     binary: PathBuf,
     args: Vec<String>,
     policy: Option<String>,
@@ -56,6 +57,7 @@ impl SidecarBuilder {
     /// A sidecar of this binary: `env!("CARGO_BIN_EXE_mantlet-proxy")` in the proxy's own tests.
     pub fn new(binary: impl Into<PathBuf>) -> Self {
         let builder = Self {
+            under: Vec::new(),
             binary: binary.into(),
             args: Vec::new(),
             policy: None,
@@ -64,6 +66,12 @@ impl SidecarBuilder {
             user: None,
         };
         builder.arg("--admin", "127.0.0.1:0")
+    }
+
+    /// Runs it under another program, which is given with its own arguments.
+    pub fn under(mut self, program: &[String]) -> Self {
+        self.under = program.to_vec();
+        self
     }
 
     /// A further flag with its value.
@@ -141,7 +149,14 @@ impl SidecarBuilder {
     /// When the binary does not start.
     pub fn spawn(self) -> Sidecar {
         let dir = TempDir::new();
-        let mut command = Command::new(&self.binary);
+        let mut command = match &self.under[..] {
+            [] => Command::new(&self.binary),
+            [program, arguments @ ..] => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(&self.binary);
+                command
+            }
+        };
         // Nothing of the machine's environment configures a sidecar of the tests.
         command.env_clear().env("RUST_BACKTRACE", "1").args(&self.args);
         if let Some(text) = &self.policy {
