@@ -35,7 +35,7 @@ use crate::{
     directory::{Destination, Directory, Endpoint, EndpointProtocol, Endpoints},
     drain::Drain,
     http::{Timeouts, client::IDLE_AT_STOP},
-    listener::{self, Origin},
+    listener::{self, Origin, OwnCalls},
     log::{self, Log, LogLevel},
     metrics::{self, Metrics},
     policy_watch::PolicyWatch,
@@ -88,6 +88,7 @@ struct App {
     metrics: Arc<Metrics>,
     listeners: Vec<Vec<(std::net::TcpListener, Route)>>,
     admin: std::net::TcpListener,
+    own_calls: Option<Arc<OwnCalls>>,
 }
 
 /// Runs a sidecar until it is told to stop.
@@ -143,20 +144,21 @@ impl App {
         let admin = listener::bind(config.admin).map_err(bind_error)?;
         let admin_addr = admin.local_addr().map_err(bind_error)?;
         listening(&log, role, admin_addr, None);
-        if let Some(intercept) = &config.intercept {
-            intercept::bind(admin_addr.port(), intercept, &log, &mut listeners)?;
-        }
+        let own_calls = match &config.intercept {
+            Some(intercept) => Some(intercept::bind(admin_addr.port(), intercept, &log, &mut listeners)?),
+            None => None,
+        };
         let level = match config.metrics_level {
             MetricsLevel::Minimal => metrics::Level::Minimal,
             MetricsLevel::Default => metrics::Level::Default,
             MetricsLevel::Full => metrics::Level::Full,
         };
         let metrics = Metrics::new(metrics::Options { level, peers: config.metrics_peers });
-        Ok(Self { config, log, metrics, listeners, admin })
+        Ok(Self { config, log, metrics, listeners, admin, own_calls })
     }
 
     async fn run(self, level: LogLevel) -> Result<(), StartError> {
-        let Self { config, log, metrics, listeners, admin } = self;
+        let Self { config, log, metrics, listeners, admin, own_calls } = self;
         let readiness = Readiness::new();
         let (drain, token) = Drain::new();
         let stop = Arc::new(Notify::new());
@@ -184,7 +186,8 @@ impl App {
             Arc::clone(&metrics),
             config.connect_timeout,
             config.handshake_timeout,
-        );
+        )
+        .with_own_calls(own_calls);
         let mut threads = Vec::new();
         for (number, listeners) in listeners.into_iter().enumerate() {
             let authorizer =

@@ -2,6 +2,7 @@
 //! never end it.
 
 mod origin;
+mod own_calls;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -13,7 +14,10 @@ use tokio::{
 };
 use tracing::warn;
 
-pub use self::origin::{Interception, Misdirected, Origin};
+pub use self::{
+    origin::{Interception, Misdirected, Origin},
+    own_calls::OwnCalls,
+};
 use crate::addr::{ClientAddr, OrigDst};
 
 const BACKLOG: i32 = 4096;
@@ -104,8 +108,8 @@ impl Listener {
         loop {
             match self.tcp.accept().await.and_then(|(tcp, client)| prepare(tcp, client)) {
                 Ok((tcp, client, local)) => {
-                    let orig_dst = self.origin.of(&tcp, local);
-                    return Accepted { tcp, client: ClientAddr(client), orig_dst, permit };
+                    let (client, orig_dst) = self.origin.of(&tcp, client, local);
+                    return Accepted { tcp, client, orig_dst, permit };
                 }
                 // The client gave up between its SYN and our accept: nothing is wrong here.
                 Err(error) if is_the_clients(&error) => {}
@@ -135,8 +139,8 @@ fn next_waiting(
         });
         match accepted {
             Ok((tcp, client, local)) => {
-                let orig_dst = origin.of(&tcp, local);
-                return Some(Accepted { tcp, client: ClientAddr(client), orig_dst, permit });
+                let (client, orig_dst) = origin.of(&tcp, client, local);
+                return Some(Accepted { tcp, client, orig_dst, permit });
             }
             Err(error) if is_the_clients(&error) => {}
             Err(_) => return None,

@@ -11,6 +11,7 @@ use crate::{
         Endpoint,
         balance::{self, Load},
     },
+    listener::OwnCalls,
     metrics::{ConnectResult, Direction, HandshakeGuard, Metrics, PoolSlot},
     tls::{self, MeshStream, TlsError},
 };
@@ -29,6 +30,7 @@ pub struct Dialer {
     metrics: Arc<Metrics>,
     connect_timeout: Duration,
     handshake_timeout: Duration,
+    own_calls: Option<Arc<OwnCalls>>,
 }
 
 /// A peer that was reached.
@@ -167,7 +169,13 @@ impl Dialer {
         connect_timeout: Duration,
         handshake_timeout: Duration,
     ) -> Self {
-        Self { identity, metrics, connect_timeout, handshake_timeout }
+        Self { identity, metrics, connect_timeout, handshake_timeout, own_calls: None }
+    }
+
+    /// The same, and what goes to the own pod goes to its own inbound side.
+    #[must_use]
+    pub fn with_own_calls(self, own_calls: Option<Arc<OwnCalls>>) -> Self {
+        Self { own_calls, ..self }
     }
 
     /// The own credentials of the moment.
@@ -222,7 +230,10 @@ impl Dialer {
     async fn dial(&self, endpoint: &Endpoint, offer: &[&[u8]]) -> Result<MeshStream, DialError> {
         let addr = endpoint.addr;
         let credentials = self.credentials()?;
-        let tcp = self.tcp(addr).await?;
+        let tcp = match &self.own_calls {
+            Some(own) if own.are_to(addr.ip()) => self.tcp(addr, own.connect(addr)).await?,
+            _ => self.tcp(addr, TcpStream::connect(addr)).await?,
+        };
         let limit = self.handshake_timeout;
         let guard = HandshakeGuard::new(&self.metrics, Direction::Outbound);
         let handshake = tls::connect(tcp, addr, &credentials, &endpoint.expected, offer, limit).await;
@@ -251,14 +262,18 @@ impl Dialer {
     /// # Errors
     /// The upstream cannot be reached.
     pub async fn plain(&self, addr: SocketAddr) -> Result<TcpStream, DialError> {
-        let tcp = self.tcp(addr).await?;
+        let tcp = self.tcp(addr, TcpStream::connect(addr)).await?;
         self.metrics.connect(ConnectResult::Ok);
         Ok(tcp)
     }
 
-    async fn tcp(&self, addr: SocketAddr) -> Result<TcpStream, DialError> {
+    async fn tcp(
+        &self,
+        addr: SocketAddr,
+        connecting: impl Future<Output = io::Result<TcpStream>>,
+    ) -> Result<TcpStream, DialError> {
         let limit = self.connect_timeout;
-        let connected = time::timeout(limit, TcpStream::connect(addr)).await;
+        let connected = time::timeout(limit, connecting).await;
         match connected.map(|tcp| tcp.and_then(|tcp| tcp.set_nodelay(true).map(|()| tcp))) {
             Ok(Ok(tcp)) => Ok(tcp),
             Ok(Err(source)) => {

@@ -10,7 +10,7 @@ use super::{StartError, listening};
 use crate::{
     config::Intercept,
     directory::Directory,
-    listener::{self, Interception, Origin},
+    listener::{self, Interception, Origin, OwnCalls},
     log::Log,
     metrics::Direction,
     sys,
@@ -24,7 +24,7 @@ pub(super) fn bind(
     intercept: &Intercept,
     log: &Log,
     workers: &mut [Vec<(std::net::TcpListener, Route)>],
-) -> Result<(), StartError> {
+) -> Result<Arc<OwnCalls>, StartError> {
     let pod_ips: Arc<[IpAddr]> = intercept.pod_ips.as_slice().into();
     let own_ports: Arc<[u16]> = [intercept.inbound, intercept.outbound, admin_port].into();
     let origin = |direction| {
@@ -49,7 +49,31 @@ pub(super) fn bind(
             }
         }
     }
-    Ok(())
+    own_calls(&pod_ips, workers)
+}
+
+/// Opens the listener of the pod's calls to itself, which is the sidecar's own affair.
+fn own_calls(
+    pod_ips: &Arc<[IpAddr]>,
+    workers: &mut [Vec<(std::net::TcpListener, Route)>],
+) -> Result<Arc<OwnCalls>, StartError> {
+    let free = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
+    let open = |addr: SocketAddr| {
+        let socket = listener::bind(addr)?;
+        let addr = socket.local_addr()?;
+        io::Result::Ok((socket, addr))
+    };
+    let error = |source| StartError::Bind { addr: free, role: "inbound", source };
+    let (mut first, addr) = open(free).map(|(socket, addr)| (Some(socket), addr)).map_err(error)?;
+    let calls = Arc::new(OwnCalls::new(addr, Arc::clone(pod_ips)));
+    for worker in workers {
+        let socket = match first.take() {
+            Some(socket) => socket,
+            None => open(addr).map_err(error)?.0,
+        };
+        worker.push((socket, Route::Inbound(Origin::Own(Arc::clone(&calls)))));
+    }
+    Ok(calls)
 }
 
 fn bind_all(

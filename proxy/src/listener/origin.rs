@@ -2,13 +2,18 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    os::fd::AsFd,
     sync::Arc,
 };
 
 use thiserror::Error;
-use tokio::net::TcpStream;
 
-use crate::{addr::OrigDst, metrics::Direction, sys};
+use super::OwnCalls;
+use crate::{
+    addr::{ClientAddr, OrigDst},
+    metrics::Direction,
+    sys,
+};
 
 /// How a listener knows where its clients wanted to go.
 #[derive(Clone, Debug)]
@@ -19,6 +24,8 @@ pub enum Origin {
     Local,
     /// The kernel redirected the client here, and remembers.
     Redirected(Arc<Interception>),
+    /// The client is this sidecar, on the way to its own pod.
+    Own(Arc<OwnCalls>),
 }
 
 /// What must be known of a pod to tell its redirected connections from others.
@@ -51,15 +58,26 @@ pub enum Misdirected {
 // === impl Origin ===
 
 impl Origin {
-    /// Where the client of `tcp`, accepted at `local`, wanted to go.
-    pub(super) fn of(&self, tcp: &TcpStream, local: SocketAddr) -> Result<OrigDst, Misdirected> {
-        match self {
+    /// Who connected, from `client` to `local`, and where it wanted to go.
+    pub(super) fn of(
+        &self,
+        tcp: &impl AsFd,
+        client: SocketAddr,
+        local: SocketAddr,
+    ) -> (ClientAddr, Result<OrigDst, Misdirected>) {
+        let wanted = match self {
             Self::Fixed(orig_dst) => Ok(*orig_dst),
             Self::Local => Ok(OrigDst(local)),
             Self::Redirected(interception) => {
                 interception.judge(sys::original_destination(tcp), local).map(OrigDst)
             }
-        }
+            Self::Own(calls) => match calls.taken(client) {
+                // It comes from the pod, and not from the loopback address that carries it.
+                Some(to) => return (ClientAddr(SocketAddr::new(to.0.ip(), client.port())), Ok(to)),
+                None => Err(Misdirected::NotRedirected(local)),
+            },
+        };
+        (ClientAddr(client), wanted)
     }
 }
 

@@ -7,4 +7,5 @@ mod fixture;
 
 mod inbound;
 mod refusals;
+mod self_call;
 mod self_check;

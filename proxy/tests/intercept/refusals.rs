@@ -75,7 +75,7 @@ fn d60_without_rules_nothing_is_taken_and_nothing_is_guessed() {
         let sidecar = lab.pod.run(async move { Arc::new(builder.spawn()) }).await;
         let pod = Pod { lab, authority, sidecar };
         let started = Arc::clone(&pod.sidecar);
-        pod.lab.pod.run(async move { started.admin().await }).await;
+        pod.lab.pod.run(async move { started.outbound(1).await }).await;
         for (addr, count) in both(POD, INBOUND).into_iter().zip([1.0, 2.0]) {
             assert_eq!(plain_get(&pod.lab.node, addr).await, "", "{addr}");
             pod.closed("inbound", "not_redirected", count).await;
