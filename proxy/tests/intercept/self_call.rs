@@ -26,7 +26,7 @@ fn a_call_to_the_own_pod_is_judged_like_any_peer_s() {
             builder
                 .arg("--outbound", format!("127.0.0.1:15004={pod4} is shop/orders as http"))
                 .arg("--outbound", format!("127.0.0.1:15006={pod6} is shop/orders"))
-                .arg("--outbound", format!("127.0.0.1:15000={pod4} is shop/other"))
+                .arg("--outbound", format!("127.0.0.1:15000={pod4} is shop/other as http"))
         })
         .await;
         let apps = http_app(&pod.lab.app, [pod4, pod6]).await;
