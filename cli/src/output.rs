@@ -9,12 +9,10 @@ use crate::failure::Failure;
 /// When to use colour.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
 pub(crate) enum ColorChoice {
-    /// On a terminal
+    // On a terminal.
     #[default]
     Auto,
-    /// Always
     Always,
-    /// Never
     Never,
 }
 

@@ -18,7 +18,7 @@ const EXAMPLES: &str = "\
 Examples:
   mantlet policy check deploy/*.yaml
   mantlet policy test orders.expect -f deploy/orders.yaml
-  mantlet policy explain -f orders.policy --as web/frontend DELETE /orders/42 --on 8080
+  mantlet policy explain -f orders.policy --as web/frontend --on 8080 GET /a
   helm template . | mantlet policy check -
 
 A file is a manifest (.yaml, .yml, .json: Pods and whatever has a pod template, lists and several

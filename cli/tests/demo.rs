@@ -5,13 +5,22 @@ mod support;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::Command;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::{Running, Scratch, run, stderr, stdout, wait_until_gone};
 
+/// Held by every demo; alone by the one whose time is measured.
+static STAGE: RwLock<()> = RwLock::new(());
+
+fn shared() -> RwLockReadGuard<'static, ()> {
+    STAGE.read().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[test]
 fn demo_once_verifies_everything_in_less_than_twenty_seconds_and_leaves_nothing() {
+    let _alone = STAGE.write().unwrap_or_else(PoisonError::into_inner);
     let scratch = Scratch::new();
     let begin = Instant::now();
     let output = run(&scratch, &["demo", "--once"]);
@@ -69,6 +78,7 @@ fn demo_once_verifies_everything_in_less_than_twenty_seconds_and_leaves_nothing(
 
 #[test]
 fn demo_once_is_readable_on_eighty_columns_without_colour() {
+    let _shared = shared();
     let scratch = Scratch::new();
     let output = run(&scratch, &["demo", "--once", "-o", "text"]);
     let out = stdout(&output);
@@ -93,6 +103,7 @@ fn the_demo_ends_cleanly_when_its_service_manager_says_so() {
 }
 
 fn stays_until(signal: &str) {
+    let _shared = shared();
     let scratch = Scratch::new();
     let mut demo = Running::start(&scratch, &["demo"]);
     let pids: Vec<u64> = (0..4).map(|_| demo.event("sidecar")["pid"].as_u64().expect("a pid")).collect();
@@ -135,6 +146,7 @@ fn stays_until(signal: &str) {
 
 #[test]
 fn the_demo_ends_cleanly_when_nobody_reads_it_any_more() {
+    let _shared = shared();
     let scratch = Scratch::new();
     let mut demo = Running::start(&scratch, &["demo"]);
     let pid = demo.event("sidecar")["pid"].as_u64().expect("a pid");
@@ -145,6 +157,7 @@ fn the_demo_ends_cleanly_when_nobody_reads_it_any_more() {
 
 #[test]
 fn killing_the_demo_kills_its_sidecars_and_leaves_nothing() {
+    let _shared = shared();
     let scratch = Scratch::new();
     let mut demo = Running::start(&scratch, &["demo"]);
     let pids: Vec<u64> = (0..4).map(|_| demo.event("sidecar")["pid"].as_u64().expect("a pid")).collect();
@@ -155,6 +168,7 @@ fn killing_the_demo_kills_its_sidecars_and_leaves_nothing() {
 
 #[test]
 fn a_signal_before_the_end_of_once_is_no_success() {
+    let _shared = shared();
     let scratch = Scratch::new();
     let mut demo = Running::start(&scratch, &["demo", "--once"]);
     let pid = demo.event("sidecar")["pid"].as_u64().expect("a pid");

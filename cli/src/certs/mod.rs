@@ -29,9 +29,9 @@ const EXAMPLES: &str = "\
 Examples:
   mantlet certs --workload-api unix:///run/spire/sockets/agent.sock
   SPIFFE_ENDPOINT_SOCKET=unix:///tmp/agent.sock mantlet certs -o json
-  mantlet certs --admin 127.0.0.1:24190     # of a running sidecar, or of several
-  mantlet certs -w                          # print again at each change, until Ctrl-C
-  mantlet certs --bundle partner.json --trust-domain partner.example    # of `spire-server bundle show -format spiffe`
+  mantlet certs --admin 127.0.0.1:24190     # of a running sidecar
+  mantlet certs -w                          # again at each change, until Ctrl-C
+  mantlet certs --bundle partner.json --trust-domain partner.example
 
 Exit codes: 0 there is an identity, 1 there is none, 2 usage, 3 nobody answers.";
 

@@ -46,19 +46,16 @@ pub(crate) struct DemoArgs {
     /// Play the script, verify every result and one rotation, and end
     #[arg(long)]
     once: bool,
-    /// Form of the output
+    /// Form of the output; auto is text on a terminal and JSON lines elsewhere
     #[arg(short, long, value_enum, default_value_t)]
     output: DemoFormat,
 }
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
 enum DemoFormat {
-    /// For people on a terminal, JSON lines elsewhere
     #[default]
     Auto,
-    /// For people
     Text,
-    /// JSON lines
     Json,
 }
 

@@ -18,9 +18,9 @@ use crate::output::{Output, Style};
 const EXAMPLES: &str = "\
 Examples:
   mantlet policy explain -f api.yaml --as shop/web DELETE '/orders/42?x=1'
-  mantlet policy explain -f api.yaml --as pay/ledger --on grpc grpc shop.v1.Orders/Get
+  mantlet policy explain -f api.yaml --as pay/ledger --on 9090 grpc a.v1.B/Get
   mantlet policy explain -f api.yaml --as data/etl --on 5432 tcp
-  mantlet policy explain -f api.yaml --as 'plaintext(10.0.0.7)' GET /healthz --on 8080
+  mantlet policy explain -f api.yaml --as 'plaintext(10.0.0.7)' GET /healthz
 
 Exit codes: 0 explained, whatever the decision, 1 the policy is invalid, 2 usage.";
 

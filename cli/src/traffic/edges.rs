@@ -18,11 +18,12 @@ use crate::runtime::block_on;
 
 const EXAMPLES: &str = "\
 Examples:
-  mantlet edges                                             # of the sidecar on 127.0.0.1:24190
-  mantlet edges --admin 127.0.0.1:24190,127.0.0.2:24190     # of several, as one picture
-  mantlet edges -o json | jq '.sidecars[].document.edges[] | select(.decision == \"deny\")'
+  mantlet edges                              # of the sidecar on 127.0.0.1:24190
+  mantlet edges --admin 127.0.0.1:24190,127.0.0.2:24190    # as one picture
+  mantlet edges -o json | jq '.sidecars[].document.edges[].peer'
 
-Calls that two of them know are shown once, as the one that was called counts them.
+Calls that two of them know are shown once, as the one that was called counts
+them. Bytes that a peer took are \"carried\": what it decided, only it knows.
 
 Exit codes: 0 shown, 2 usage, 3 a sidecar does not answer.";
 

@@ -17,12 +17,12 @@ use crate::runtime::{block_on, termination};
 
 const EXAMPLES: &str = "\
 Examples:
-  mantlet tail                                    # of the sidecar on 127.0.0.1:24190
+  mantlet tail                               # of the sidecar on 127.0.0.1:24190
   mantlet tail --deny --admin 127.0.0.1:24190,127.0.0.2:24190
   mantlet tail -o json | jq -r '.\"peer.id\"'
-  mantlet tail --deny -n 1                        # wait for the next refusal, and end
+  mantlet tail --deny -n 1                   # ends with the next refusal
 
-Exit codes: 0 ended by Ctrl-C or -n, 2 usage, 3 a sidecar does not answer or is gone.";
+Exit codes: 0 ended by Ctrl-C or -n, 2 usage, 3 a sidecar is not there or gone.";
 
 /// After a sidecar has dropped us for being slow.
 const PAUSE: Duration = Duration::from_millis(200);
