@@ -19,8 +19,8 @@ const EXAMPLES: &str = "\
 Entries say which caller gets which identity; the file is read again when it changes:
   [[entry]]
   id = \"spiffe://demo.local/ns/shop/sa/web\"
-  uid = 1000        # selectors: uid, gid, pid, path; all that are set must match
-  ttl = \"5m\"        # optional, as are hint, dns, federates_with
+  uid = 1000     # selectors: uid, gid, pid, path; all that are set must match
+  ttl = \"5m\"     # optional, as are hint, dns, federates_with
 
 Examples:
   mantlet dev-agent --socket ./agent.sock --entries entries.toml

@@ -24,7 +24,7 @@ An expectation file, one line each:
   expect bad   web/frontend GET /orders/../admin on 8080 because dot-segment
   expect allow pay/ledger grpc shop.v1.Orders/Get on grpc
   expect deny  data/etl tcp on 5432 at 2027-01-01T00:00Z by expired
-  expect allow web/cart POST /orders on 8080 header x-tenant = acme host api.shop
+  expect allow web/cart POST /orders on 8080 header x-tenant = a host api.shop
 
 Exit codes: 0 all hold, 1 one does not or the policy is invalid, 2 usage.";
 
