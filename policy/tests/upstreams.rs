@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use common::workload;
 use mantlet_policy::{
     Code, Limits,
-    upstreams::{Lookup, Upstream, Upstreams, parse},
+    upstreams::{By, Lookup, Upstream, Upstreams, parse},
 };
 
 const TEXT: &str = "\
@@ -31,7 +31,7 @@ fn upstreams() -> Upstreams {
 fn lookup(ip: &str, port: u16, names: &[&str]) -> String {
     let ip: IpAddr = ip.parse().unwrap();
     match upstreams().lookup(ip, port, |name, _| names.contains(&name)) {
-        Lookup::Found { upstream, line } => format!("{line} {upstream}"),
+        Lookup::Found { upstream, line, .. } => format!("{line} {upstream}"),
         Lookup::Conflict { lines } => format!("{lines:?}"),
         Lookup::None => "none".into(),
     }
@@ -68,6 +68,21 @@ fn two_names_of_one_address_that_disagree_are_a_conflict() {
     assert!(matches!(both, Lookup::Found { upstream: Upstream::Mesh { ids, .. }, .. } if ids.len() == 2));
     assert_eq!(upstreams.lookup(ip, 81, |_, _| true), Lookup::None);
     assert_eq!(upstreams.names().collect::<Vec<_>>(), ["a.x", "b.x", "c.x"]);
+}
+
+#[test]
+fn a_line_says_by_what_it_was_found() {
+    let by =
+        |ip: &str, port, names: &[&str]| match upstreams()
+            .lookup(ip.parse().unwrap(), port, |name, _| names.contains(&name))
+        {
+            Lookup::Found { by, .. } => by,
+            other => panic!("{other:?}"),
+        };
+    assert_eq!(by("10.20.1.1", 443, &["orders.shop"]), By::Address);
+    assert_eq!(by("1.1.1.1", 8080, &["orders.shop", "ledger.pay"]), By::Names(vec!["orders.shop".into()]));
+    assert_eq!(by("1.1.1.1", 8081, &["orders.shop"]), By::Default);
+    assert_eq!(upstreams().names_of_port(9090).collect::<Vec<_>>(), ["ledger.pay"]);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Wiring: from a configuration to a running sidecar, and from a signal to its end.
 
+mod destinations;
 mod intercept;
 mod log_level;
 mod observe;
@@ -15,7 +16,7 @@ use std::{
 };
 
 use mantlet_id::{IdError, SpiffeId};
-use mantlet_identity::{ExpectedPeer, IdentityHandle, IdentitySource, SourceConfig};
+use mantlet_identity::{IdentityHandle, IdentitySource, SourceConfig};
 use thiserror::Error;
 use tokio::{
     net::TcpListener,
@@ -29,10 +30,7 @@ use crate::{
     addr::OrigDst,
     admin,
     authz::Authorizer,
-    config::{
-        AccessLog, Config, InboundListener, MetricsLevel, OutboundListener, UpstreamAddr, UpstreamProtocol,
-    },
-    directory::{Destination, Directory, Endpoint, EndpointProtocol, Endpoints},
+    config::{AccessLog, Config, InboundListener, MetricsLevel},
     drain::Drain,
     http::{Timeouts, client::IDLE_AT_STOP},
     listener::{self, Origin, OwnCalls},
@@ -48,7 +46,7 @@ use crate::{
 /// The last log lines have this long to be taken by whoever reads them.
 const LOG_FLUSH: Duration = Duration::from_secs(2);
 
-use self::stop::Stop;
+use self::{destinations::Destinations, stop::Stop};
 
 /// Why the sidecar could not start.
 #[derive(Debug, Error)]
@@ -64,9 +62,6 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
-    /// Names are not resolved yet.
-    #[error("outbound upstream {0}: write the IP address; names are not resolved for explicit listeners")]
-    Name(String),
     /// The expected own identity cannot be built.
     #[error("--namespace and --service-account")]
     OwnId(#[source] IdError),
@@ -89,6 +84,7 @@ struct App {
     listeners: Vec<Vec<(std::net::TcpListener, Route)>>,
     admin: std::net::TcpListener,
     own_calls: Option<Arc<OwnCalls>>,
+    destinations: Destinations,
 }
 
 /// Runs a sidecar until it is told to stop.
@@ -134,8 +130,9 @@ impl App {
             let addr = bind_all(*listen, "inbound", &Route::Inbound(origin), &mut listeners)?;
             listening(&log, "inbound", addr, Some(upstream.to_string()));
         }
+        let mut destinations = Destinations::new(&config);
         for listener in &config.outbound {
-            let route = Route::Outbound(Origin::Local, directory(listener)?);
+            let route = destinations.route(listener);
             let addr = bind_all(listener.listen, "outbound", &route, &mut listeners)?;
             listening(&log, "outbound", addr, Some(listener.shown()));
         }
@@ -145,7 +142,13 @@ impl App {
         let admin_addr = admin.local_addr().map_err(bind_error)?;
         listening(&log, role, admin_addr, None);
         let own_calls = match &config.intercept {
-            Some(intercept) => Some(intercept::bind(admin_addr.port(), intercept, &log, &mut listeners)?),
+            Some(intercept) => Some(intercept::bind(
+                admin_addr.port(),
+                intercept,
+                destinations.table(),
+                &log,
+                &mut listeners,
+            )?),
             None => None,
         };
         let level = match config.metrics_level {
@@ -154,11 +157,11 @@ impl App {
             MetricsLevel::Full => metrics::Level::Full,
         };
         let metrics = Metrics::new(metrics::Options { level, peers: config.metrics_peers });
-        Ok(Self { config, log, metrics, listeners, admin, own_calls })
+        Ok(Self { config, log, metrics, listeners, admin, own_calls, destinations })
     }
 
     async fn run(self, level: LogLevel) -> Result<(), StartError> {
-        let Self { config, log, metrics, listeners, admin, own_calls } = self;
+        let Self { config, log, metrics, listeners, admin, own_calls, destinations } = self;
         let readiness = Readiness::new();
         let (drain, token) = Drain::new();
         let stop = Arc::new(Notify::new());
@@ -172,6 +175,8 @@ impl App {
             PolicyWatch::new(&config, identity.clone(), readiness.blocker("policy")).logging(log.clone());
         let policy = policy_watch.handle();
         tokio::spawn(policy_watch.run());
+
+        let fleet = destinations.run(&config, &identity, &readiness, &metrics, &log);
 
         if config.intercept.is_some() {
             tokio::spawn(self_check::watch(readiness.blocker("interception")));
@@ -222,6 +227,7 @@ impl App {
             identity,
             policy,
             activity,
+            fleet,
             config: &config,
             draining: Arc::clone(&draining),
             stop: Arc::clone(&stop),
@@ -303,24 +309,6 @@ fn listening(log: &Log, role: &'static str, addr: SocketAddr, upstream: Option<S
         "listening",
         &[("role", role.into()), ("addr", addr.as_str().into()), ("upstream", upstream.as_str().into())],
     );
-}
-
-fn directory(listener: &OutboundListener) -> Result<Directory, StartError> {
-    let protocol = match listener.protocol {
-        Some(UpstreamProtocol::Http) => EndpointProtocol::Http,
-        Some(UpstreamProtocol::Opaque) => EndpointProtocol::Opaque,
-        None => EndpointProtocol::AskPeer,
-    };
-    let expected = ExpectedPeer::one_of(listener.expected.iter().cloned());
-    let endpoint = |upstream: &UpstreamAddr| match upstream {
-        UpstreamAddr::Ip(addr) => {
-            let health = Arc::default();
-            Ok(Endpoint { addr: *addr, expected: expected.clone(), protocol, health })
-        }
-        name @ UpstreamAddr::Name { .. } => Err(StartError::Name(name.to_string())),
-    };
-    let endpoints = listener.upstreams.iter().map(endpoint).collect::<Result<_, _>>()?;
-    Ok(Directory::Explicit(Destination::Mesh(Endpoints::new(endpoints))))
 }
 
 fn identity_config(config: &Config) -> Result<SourceConfig, StartError> {

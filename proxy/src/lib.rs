@@ -18,6 +18,7 @@ pub mod config;
 pub mod connection;
 pub mod detect;
 pub mod directory;
+pub mod dns;
 pub mod drain;
 pub mod forward;
 pub mod http;
@@ -35,6 +36,7 @@ pub mod revoke;
 pub mod sys;
 pub mod tls;
 pub mod vouch;
+pub mod watched;
 pub mod worker;
 
 use std::{ffi::OsString, io::Write, process::ExitCode};

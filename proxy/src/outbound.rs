@@ -113,15 +113,15 @@ async fn connection(
     let Accepted { tcp, orig_dst, permit: _counted, .. } = accepted;
 
     // phase: outbound 1 "where to, whom to expect, how to speak" | fails: not redirected, the sidecar itself, destination refused | close: not_redirected, loop, denied | metric: mantlet_connections_closed_total
-    let destination = outbound.directory.resolve(orig_dst?);
+    let destination = outbound.directory.resolve(orig_dst?).await;
     let permit =
-        outbound.authorizer.permit_destination(destination).ok_or(ConnectionError::DestinationRefused)?;
+        outbound.authorizer.permit_destination(&destination).ok_or(ConnectionError::DestinationRefused)?;
 
-    let endpoints = match destination {
+    let endpoints = &match destination {
         Destination::Mesh(endpoints) => endpoints,
         // phase: outbound 2 "outside the mesh, by declaration: relay" | fails: not reachable, reset | close: connect, timeout, reset | metric: mantlet_upstream_connects_total
         Destination::Passthrough { addr, .. } => {
-            let upstream = outbound.dialer.plain(*addr).await?;
+            let upstream = outbound.dialer.plain(addr).await?;
             guard.opened(Transport::Plaintext, Text::none());
             let app = Counted::new(tcp, outbound.metrics.bytes(Direction::Outbound));
             return passthrough(permit, app, upstream).await;
@@ -142,7 +142,7 @@ async fn connection(
         Some(EndpointProtocol::Opaque) => {
             let reached = outbound.dialer.mesh(&now, &[ALPN_TCP]).await?;
             guard.opened(Transport::Opaque, label);
-            relay(outbound, permit, tcp, reached).await
+            relay(outbound, permit, tcp, reached, endpoints).await
         }
         // phase: outbound 4 "protocol unknown: dial first, offer everything, believe the peer" | fails: as for HTTP and for bytes | close: connect, timeout, tls | metric: mantlet_upstream_connects_total
         Some(EndpointProtocol::AskPeer) => {
@@ -151,7 +151,7 @@ async fn connection(
                 let reached = outbound.dialer.mesh(&now, &[ALPN_H2, ALPN_HTTP1, ALPN_TCP]).await?;
                 if matches!(reached.stream.alpn, Alpn::Tcp | Alpn::None) {
                     guard.opened(Transport::Opaque, label);
-                    return relay(outbound, permit, tcp, reached).await;
+                    return relay(outbound, permit, tcp, reached, endpoints).await;
                 }
                 http_connection.upstream.adopt(reached).await.map_err(ConnectionError::Send)?;
             }
@@ -186,6 +186,7 @@ async fn relay(
     permit: Permit,
     app: TcpStream,
     reached: Reached,
+    endpoints: &Endpoints,
 ) -> Result<CloseReason, ConnectionError> {
     let Reached { stream: MeshStream { io, peer, .. }, load: _load, .. } = reached;
     let lifetime = outbound.lifetime(&peer);
@@ -196,6 +197,8 @@ async fn relay(
             relayed.map(|()| CloseReason::Eof).map_err(ConnectionError::Relay)
         }
         () = lifetime.over(|| ()) => Ok(CloseReason::PeerExpired),
+        // Who is to be there is somebody else by now, or nobody.
+        () = endpoints.over() => Ok(CloseReason::Policy),
     }
 }
 
@@ -219,9 +222,10 @@ async fn http(
     let io = Counted::new(io, connection.outbound.metrics.bytes(Direction::Outbound));
     let serving = Arc::clone(&connection);
     let service = move |request| Arc::clone(&serving).request(request);
-    // The application is not told that the own identity is gone: its requests fail with the reason.
-    let stays = std::future::pending();
-    server::serve(io, version, service, connection.outbound.timeouts, drain, stays)
+    // The application is not told that the own identity is gone: its requests fail with the reason. A
+    // destination that is no longer what it was has to be looked up anew, by another connection.
+    let leave = connection.endpoints.over();
+    server::serve(io, version, service, connection.outbound.timeouts, drain, leave)
         .await
         .map_err(ConnectionError::Serve)?;
 
@@ -312,7 +316,10 @@ impl HttpConnection {
     }
 
     async fn forward(&self, mut request: Request<Body>) -> Result<Forwarded, ConnectionError> {
-        // phase: outbound 6 "request: strip what belongs to this hop, say what the application spoke" | fails: nothing can | close: - | metric: -
+        // phase: outbound 6 "request: strip what belongs to this hop, say what the application spoke" | fails: the destination is another by now | close: policy | metric: -
+        if self.endpoints.are_over() {
+            return Err(ConnectionError::Revoked(CloseReason::Policy));
+        }
         let destination = Destination::Mesh(self.endpoints.clone());
         let spoken = headers::proto(request.version());
         headers::remove_owned(request.headers_mut());

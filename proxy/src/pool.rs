@@ -90,14 +90,6 @@ fn copy(error: &io::Error) -> io::Error {
 // === impl Tried ===
 
 impl Tried {
-    /// The endpoint to try next.
-    ///
-    /// # Errors
-    /// There is none.
-    pub fn pick<'e>(&self, endpoints: &'e [Endpoint]) -> Result<&'e Endpoint, DialError> {
-        balance::pick(endpoints, &self.0).ok_or(DialError::NoEndpoint)
-    }
-
     /// An endpoint that refused the TCP connection, or reset it before it said anything, is passed
     /// over and the next one tried at once. One that fails the handshake is not: whoever answers
     /// there is the problem, and asking the next would hide it. Nor is one that answers nothing: the
@@ -200,13 +192,24 @@ impl Dialer {
     pub async fn mesh(&self, endpoints: &[Endpoint], offer: &[&[u8]]) -> Result<Reached, DialError> {
         let mut tried = Tried::default();
         loop {
-            let endpoint = tried.pick(endpoints)?;
+            let endpoint = self.pick(&tried, endpoints)?;
             let load = endpoint.health.carry();
             match self.endpoint(endpoint, offer).await {
                 Ok(stream) => return Ok(Reached { stream, addr: endpoint.addr, load }),
                 Err(error) => tried.failed(endpoint.addr, endpoints, error)?,
             }
         }
+    }
+
+    /// The endpoint to try next.
+    ///
+    /// # Errors
+    /// There is none: no name of the destination has an address.
+    pub fn pick<'e>(&self, tried: &Tried, endpoints: &'e [Endpoint]) -> Result<&'e Endpoint, DialError> {
+        balance::pick(endpoints, &tried.0).ok_or_else(|| {
+            self.metrics.connect(ConnectResult::Dns);
+            DialError::NoEndpoint
+        })
     }
 
     /// Connects to this endpoint, does the handshake, and remembers how it went.

@@ -40,7 +40,7 @@ const TIERS: &[&[&str]] = &[
     &["pool"],
     &["authz"],
     &["directory", "policy_watch", "tls", "vouch"],
-    &["activity", "detect", "dns", "drain", "lifetime", "listener", "readiness", "revoke"],
+    &["activity", "detect", "dns", "drain", "lifetime", "listener", "readiness", "revoke", "watched"],
     &["addr", "config", "io", "log", "metrics", "sys"],
 ];
 

@@ -19,7 +19,7 @@ use std::{collections::BTreeSet, fmt, sync::Arc};
 use mantlet_id::SpiffeId;
 
 pub use parse::parse;
-pub use table::{Lookup, Upstreams};
+pub use table::{By, Lookup, Upstreams};
 
 /// What happens with connections to a destination.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -46,6 +46,8 @@ pub enum Lookup {
         upstream: Upstream,
         /// Where it is written.
         line: u32,
+        /// By what the line names the destination.
+        by: By,
     },
     /// Two names lead to this address and say different things. Refuse: nobody knows which is meant.
     Conflict {
@@ -54,6 +56,17 @@ pub enum Lookup {
     },
     /// Nothing.
     None,
+}
+
+/// By what a line names a destination.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum By {
+    /// By its address or a network around it.
+    Address,
+    /// By these names, which all have the address and all mean the same.
+    Names(Vec<String>),
+    /// By being none of the others: the line with `*`.
+    Default,
 }
 
 // === impl Upstreams ===
@@ -73,12 +86,14 @@ impl Upstreams {
             let network = IpNet::new(ip, *length).ok().map(|network| network.trunc());
             let entries = network.and_then(|network| self.networks.get(&network));
             if let Some(entry) = entries.and_then(|entries| narrowest(entries, port)) {
-                return Lookup::Found { upstream: entry.upstream.clone(), line: entry.line };
+                return Lookup::Found { upstream: entry.upstream.clone(), line: entry.line, by: By::Address };
             }
         }
         match self.lookup_names(ip, port, is_named) {
             Lookup::None => match &self.default {
-                Some((upstream, line)) => Lookup::Found { upstream: upstream.clone(), line: *line },
+                Some((upstream, line)) => {
+                    Lookup::Found { upstream: upstream.clone(), line: *line, by: By::Default }
+                }
                 None => Lookup::None,
             },
             found => found,
@@ -86,18 +101,22 @@ impl Upstreams {
     }
 
     fn lookup_names(&self, ip: IpAddr, port: u16, is_named: impl Fn(&str, IpAddr) -> bool) -> Lookup {
-        let mut candidates: Vec<&Entry> = Vec::new();
+        let mut candidates: Vec<(&str, &Entry)> = Vec::new();
         for (name, entries) in &self.names {
             if let Some(entry) = narrowest(entries, port)
                 && is_named(name, ip)
             {
-                candidates.push(entry);
+                candidates.push((name, entry));
             }
         }
-        let Some(width) = candidates.iter().map(|entry| entry.width()).min() else { return Lookup::None };
-        candidates.retain(|entry| entry.width() == width);
+        let Some(width) = candidates.iter().map(|(_, entry)| entry.width()).min() else {
+            return Lookup::None;
+        };
+        candidates.retain(|(_, entry)| entry.width() == width);
         let mut united: Option<(Upstream, u32)> = None;
-        for entry in candidates {
+        let mut names = Vec::new();
+        for (name, entry) in candidates {
+            names.push(name.to_owned());
             united = match united {
                 None => Some((entry.upstream.clone(), entry.line)),
                 Some((upstream, line)) => match upstream.unite(&entry.upstream) {
@@ -106,12 +125,19 @@ impl Upstreams {
                 },
             };
         }
-        united.map_or(Lookup::None, |(upstream, line)| Lookup::Found { upstream, line })
+        let by = By::Names(names);
+        united.map_or(Lookup::None, |(upstream, line)| Lookup::Found { upstream, line, by })
     }
 
     /// The names to resolve.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.names.keys().map(String::as_str)
+    }
+
+    /// The names that a line about `port` has.
+    pub fn names_of_port(&self, port: u16) -> impl Iterator<Item = &str> {
+        let about = move |entries: &[Entry]| narrowest(entries, port).is_some();
+        self.names.iter().filter(move |(_, entries)| about(entries)).map(|(name, _)| name.as_str())
     }
 
     /// What happens with destinations that no line names.

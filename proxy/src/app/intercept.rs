@@ -22,6 +22,7 @@ use crate::{
 pub(super) fn bind(
     admin_port: u16,
     intercept: &Intercept,
+    directory: Directory,
     log: &Log,
     workers: &mut [Vec<(std::net::TcpListener, Route)>],
 ) -> Result<Arc<OwnCalls>, StartError> {
@@ -33,7 +34,7 @@ pub(super) fn bind(
         Origin::Redirected(Arc::new(interception))
     };
     let inbound = Route::Inbound(origin(Direction::Inbound));
-    let outbound = Route::Outbound(origin(Direction::Outbound), Directory::Nothing);
+    let outbound = Route::Outbound(origin(Direction::Outbound), directory);
     let any = [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()];
     let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];
     for (role, route, addresses, port) in

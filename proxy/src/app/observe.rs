@@ -17,6 +17,7 @@ use crate::{
     activity::{self, Activity, Event},
     admin::{Explain, Sources, documents},
     config::Config,
+    directory::Fleet,
     log::Log,
     metrics::{BundleNow, IdentityNow, LinesNow, LogStream, Metrics, Now, PolicyNow, RefreshResult},
     policy_watch::PolicyHandle,
@@ -31,6 +32,7 @@ pub(super) struct Parts<'a> {
     pub(super) identity: IdentityHandle,
     pub(super) policy: PolicyHandle,
     pub(super) activity: Activity,
+    pub(super) fleet: Fleet,
     pub(super) config: &'a Config,
     pub(super) draining: Arc<AtomicBool>,
     pub(super) stop: Arc<Notify>,
@@ -39,8 +41,19 @@ pub(super) struct Parts<'a> {
 
 /// The answers of the admin listener.
 pub(super) fn sources(parts: Parts<'_>) -> Sources {
-    let Parts { readiness, metrics, log, identity, policy, activity, config, draining, stop, log_level } =
-        parts;
+    let Parts {
+        readiness,
+        metrics,
+        log,
+        identity,
+        policy,
+        activity,
+        fleet,
+        config,
+        draining,
+        stop,
+        log_level,
+    } = parts;
     let scrape = {
         let (readiness, identity, policy) = (readiness.clone(), identity.clone(), policy.clone());
         let events = Arc::clone(&activity.events);
@@ -53,6 +66,7 @@ pub(super) fn sources(parts: Parts<'_>) -> Sources {
                 ready: readiness.snapshot().is_ready(),
                 draining: draining.load(Ordering::Relaxed),
             });
+            metrics.observe_endpoints(fleet.count());
             metrics.encode()
         }
     };

@@ -3,8 +3,11 @@
 //! Parsing, `--help`, `--print-config` and `docs/configuration.md` all come from [`KEYS`], so none of them can say
 //! something that the others do not.
 
+mod reach;
+
 use std::time::Duration;
 
+use self::reach::REACH;
 pub use super::kind::{Kind, display_duration};
 
 /// Prefix of every environment key that is ours; anything else that begins so is a mistake.
@@ -53,6 +56,28 @@ pub enum Id {
     MetricsLevel,
     /// Peers with a label of their own.
     MetricsPeers,
+    /// Upstreams as a plain file.
+    Upstreams,
+    /// The cluster's networks.
+    MeshCidrs,
+    /// Workloads without a sidecar.
+    Unmeshed,
+    /// Addresses outside the cluster.
+    External,
+    /// Unknown addresses of the cluster.
+    Unknown,
+    /// The Kubernetes API server's host.
+    KubernetesHost,
+    /// The Kubernetes API server's port.
+    KubernetesPort,
+    /// `resolv.conf`.
+    ResolvConf,
+    /// `hosts`.
+    Hosts,
+    /// Addresses of names beyond their TTL.
+    DnsKeep,
+    /// The head of a response.
+    ResponseTimeout,
     /// Worker threads.
     Workers,
     /// Connections per process.
@@ -82,7 +107,7 @@ pub enum Id {
 }
 
 /// One configuration key.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Key {
     /// Which one.
     pub id: Id,
@@ -109,6 +134,7 @@ pub struct Key {
 }
 
 const TRAFFIC: &str = "Traffic";
+const OUTBOUND: &str = "Destinations";
 const IDENTITY: &str = "Identity";
 const POLICY: &str = "Policy";
 const ADMIN: &str = "Admin and health";
@@ -120,10 +146,12 @@ const HOUR: u64 = 3600;
 const DAY: u64 = 24 * HOUR;
 
 /// Sections, in the order of the documentation.
-pub const SECTIONS: &[&str] = &[TRAFFIC, IDENTITY, POLICY, ADMIN, LIMITS, PROCESS];
+pub const SECTIONS: &[&str] = &[TRAFFIC, OUTBOUND, IDENTITY, POLICY, ADMIN, LIMITS, PROCESS];
 
 /// Every configuration key.
-pub static KEYS: &[Key] = &[
+pub static KEYS: &[Key] = &joined(MAIN, REACH);
+
+const MAIN: &[Key] = &[
     Key {
         repeatable: true,
         meaning: "Accept mesh connections on LISTEN and forward what the policy allows to the app at UPSTREAM. \
@@ -134,13 +162,15 @@ pub static KEYS: &[Key] = &[
         repeatable: true,
         meaning: "Accept the app's plain connections on LISTEN and carry them by mutual TLS to UPSTREAM, which must \
                   prove one of IDS. Of several UPSTREAMs the less loaded of two random ones is taken, for each \
-                  request or opaque connection. Without `as`, the peer is asked for its protocol.",
+                  request or opaque connection; a name stands for all its addresses. Without `as`, the peer is \
+                  asked for its protocol. Without `is`, the lines of --upstreams decide, as for a redirected \
+                  connection to UPSTREAM, which then is one IP address.",
         ..key(
             Id::Outbound,
             TRAFFIC,
             "outbound",
             "MANTLET_OUTBOUND",
-            "LISTEN=UPSTREAM[,UPSTREAM..] is IDS [as PROTOCOL]",
+            "LISTEN=UPSTREAM[,UPSTREAM..] [is IDS [as PROTOCOL]]",
             Kind::Outbound,
         )
     },
@@ -431,6 +461,18 @@ pub static KEYS: &[Key] = &[
 #[must_use]
 pub fn find(id: Id) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.id == id)
+}
+
+/// Two tables as one; a static table cannot be put together at run time.
+#[allow(clippy::indexing_slicing, reason = "evaluated by the compiler, which refuses an index that is wrong")]
+const fn joined(a: &[Key], b: &[Key]) -> [Key; MAIN.len() + REACH.len()] {
+    let mut all = [a[0]; MAIN.len() + REACH.len()];
+    let mut n = 0;
+    while n < all.len() {
+        all[n] = if n < a.len() { a[n] } else { b[n - a.len()] };
+        n += 1;
+    }
+    all
 }
 
 const fn key(

@@ -21,6 +21,8 @@ pub enum Kind {
     Ports,
     /// `ip,ip,...`.
     Addresses,
+    /// `network,network,...`.
+    Networks,
     /// One guardrail.
     Guardrail,
     /// A path of the file system.
@@ -45,7 +47,7 @@ impl Kind {
     pub fn accepts(self) -> String {
         match self {
             Self::Inbound => "LISTEN=UPSTREAM, both ip:port, e.g. 127.0.0.1:8443=127.0.0.1:8080".to_owned(),
-            Self::Outbound => "LISTEN=UPSTREAM[,UPSTREAM..] is IDS [as http|tcp|postgres|mysql|redis], \
+            Self::Outbound => "LISTEN=UPSTREAM[,UPSTREAM..] [is IDS [as http|tcp|postgres|mysql|redis]], \
                                e.g. 127.0.0.1:9000=orders.shop:8080 is shop/orders as http"
                 .to_owned(),
             Self::Endpoint => "unix:///path or tcp://ip:port, e.g. unix:///run/spire/agent.sock".to_owned(),
@@ -55,6 +57,7 @@ impl Kind {
             Self::Ports => {
                 "[name=]port[/tcp|/udp|/sctp], comma separated, e.g. http=8080/tcp,9090/tcp".to_owned()
             }
+            Self::Networks => "networks, comma separated, e.g. 10.244.0.0/16,fd00:10::/48".to_owned(),
             Self::Addresses => "IP addresses, comma separated, e.g. 10.244.1.5,fd00:10:244:1::5".to_owned(),
             Self::Guardrail => {
                 "forbid plaintext | forbid wildcard-namespace | trust-domains a,b | max-until 30d | deny ..."

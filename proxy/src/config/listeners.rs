@@ -1,7 +1,11 @@
 //! Explicit listeners: `LISTEN=UPSTREAM` and `LISTEN=UPSTREAM[,UPSTREAM..] is IDS [as PROTOCOL]`, the same words as in
 //! the upstreams language.
 
-use std::{collections::BTreeSet, fmt, net::SocketAddr};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 use mantlet_id::{SpiffeId, TrustDomain, normalise_config};
 
@@ -23,10 +27,22 @@ pub struct OutboundListener {
     pub listen: SocketAddr,
     /// Where the peer is; never empty. Of several, whichever is best at the moment is taken.
     pub upstreams: Vec<UpstreamAddr>,
-    /// Whom the peer must prove to be; never empty.
-    pub expected: BTreeSet<SpiffeId>,
-    /// `None`: the peer is asked.
-    pub protocol: Option<UpstreamProtocol>,
+    /// Who must be there.
+    pub peer: Peer,
+}
+
+/// Who must be at an upstream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Peer {
+    /// One of these.
+    Is {
+        /// Whom the peer must prove to be; never empty.
+        ids: BTreeSet<SpiffeId>,
+        /// `None`: the peer is asked.
+        protocol: Option<UpstreamProtocol>,
+    },
+    /// Whoever the lines of the upstreams language say, for a client that wanted to go to this address.
+    ByLines(SocketAddr),
 }
 
 /// Where a peer is.
@@ -41,6 +57,13 @@ pub enum UpstreamAddr {
         /// Port, never 0.
         port: u16,
     },
+}
+
+/// A host without its port.
+#[derive(Debug, Clone)]
+pub(super) enum Host {
+    Ip(IpAddr),
+    Name(String),
 }
 
 /// What is spoken on an outbound listener.
@@ -74,6 +97,16 @@ pub(super) fn outbound(text: &str, home: Home<'_>) -> Checked<OutboundListener> 
     let (upstreams, rest) = split_word(rest.trim());
     let upstreams = upstreams.split(',').map(upstream_address).collect::<Checked<Vec<_>>>()?;
     let (is, rest) = split_word(rest);
+    if is.is_empty() {
+        return match upstreams.as_slice() {
+            [UpstreamAddr::Ip(addr)] => {
+                let peer = Peer::ByLines(*addr);
+                Ok(OutboundListener { listen, upstreams, peer })
+            }
+            _ => Err("without is IDS, UPSTREAM is one IP address, which the upstreams file says more of"
+                .to_owned()),
+        };
+    }
     if is != "is" {
         return Err("UPSTREAM must be followed by: is IDS (there is no \"anyone\")".to_owned());
     }
@@ -84,8 +117,8 @@ pub(super) fn outbound(text: &str, home: Home<'_>) -> Checked<OutboundListener> 
         [_, .., "as"] => return Err("nothing behind as".to_owned()),
         ids => (ids, None),
     };
-    let expected = identities(&ids.join(" "), home)?;
-    Ok(OutboundListener { listen, upstreams, expected, protocol })
+    let ids = identities(&ids.join(" "), home)?;
+    Ok(OutboundListener { listen, upstreams, peer: Peer::Is { ids, protocol } })
 }
 
 fn split_word(text: &str) -> (&str, &str) {
@@ -106,12 +139,28 @@ fn upstream_address(text: &str) -> Checked<UpstreamAddr> {
             _ => Ok(UpstreamAddr::Ip(ip)),
         };
     }
-    let (host, port) = text.rsplit_once(':').ok_or("UPSTREAM: no port")?;
+    let (name, port) = text.rsplit_once(':').ok_or("UPSTREAM: no port")?;
     let port = match port.parse::<u16>() {
         Ok(port) if port != 0 => port,
         _ => return Err("UPSTREAM: the port is not a number from 1 to 65535".to_owned()),
     };
-    let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+    let name = dns_name(name).ok_or("UPSTREAM: neither an IP address nor a DNS name")?;
+    Ok(UpstreamAddr::Name { host: name, port })
+}
+
+/// An address or a name, whose port stands elsewhere.
+pub(super) fn host(text: &str) -> Checked<Host> {
+    match text.parse() {
+        Ok(ip) => Ok(Host::Ip(ip)),
+        Err(_) => {
+            dns_name(text).map(Host::Name).ok_or_else(|| "neither an IP address nor a DNS name".to_owned())
+        }
+    }
+}
+
+/// In lower case and without a trailing dot.
+fn dns_name(name: &str) -> Option<String> {
+    let host = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
     let label = |label: &str| {
         (1..=63).contains(&label.len())
             && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
@@ -120,10 +169,7 @@ fn upstream_address(text: &str) -> Checked<UpstreamAddr> {
     };
     // A name whose last label is a number is a mistyped IPv4 address (WHATWG URL 3.5).
     let numeric_end = host.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
-    if host.len() > 253 || numeric_end || !host.split('.').all(label) {
-        return Err("UPSTREAM: neither an IP address nor a DNS name".to_owned());
-    }
-    Ok(UpstreamAddr::Name { host, port })
+    (host.len() <= 253 && !numeric_end && host.split('.').all(label)).then_some(host)
 }
 
 fn upstream_protocol(word: &str) -> Checked<UpstreamProtocol> {
@@ -171,6 +217,17 @@ impl OutboundListener {
     }
 }
 
+// === impl Host ===
+
+impl Host {
+    pub(super) fn at(self, port: u16) -> UpstreamAddr {
+        match self {
+            Self::Ip(ip) => UpstreamAddr::Ip(SocketAddr::new(ip, port)),
+            Self::Name(host) => UpstreamAddr::Name { host, port },
+        }
+    }
+}
+
 // === impl UpstreamAddr ===
 
 impl fmt::Display for UpstreamAddr {
@@ -202,14 +259,36 @@ mod tests {
         outbound(text, Home { trust_domain: Some(&domain), namespace: Some("shop") })
     }
 
+    fn protocol(listener: &OutboundListener) -> Option<UpstreamProtocol> {
+        match &listener.peer {
+            Peer::Is { protocol, .. } => *protocol,
+            Peer::ByLines(_) => panic!("by lines"),
+        }
+    }
+
+    #[test]
+    fn several_upstreams_stand_in_a_list_and_lines_decide_about_one_address_alone() {
+        let parsed = parse("127.0.0.1:0=10.0.0.1:80,orders.shop:81 is shop/orders").unwrap();
+        assert_eq!(parsed.shown(), "10.0.0.1:80,orders.shop:81");
+        assert_eq!(
+            parse("127.0.0.1:0=10.0.0.1:80").unwrap().peer,
+            Peer::ByLines("10.0.0.1:80".parse().unwrap())
+        );
+        for text in ["127.0.0.1:0=10.0.0.1:80,10.0.0.2:80", "127.0.0.1:0=orders.shop:80"] {
+            assert!(parse(text).unwrap_err().contains("one IP address"), "{text}");
+        }
+        assert!(parse("127.0.0.1:0=10.0.0.1:80, is shop/orders").is_err());
+    }
+
     #[test]
     fn an_outbound_listener_names_upstream_identities_and_protocol() {
         let parsed =
             parse("127.0.0.1:0=Orders.shop.:8080 is shop/orders, ./self,spiffe://Other.Test/x as http")
                 .unwrap();
         assert_eq!(parsed.shown(), "orders.shop:8080");
-        assert_eq!(parsed.protocol, Some(UpstreamProtocol::Http));
-        let ids: Vec<&str> = parsed.expected.iter().map(SpiffeId::as_str).collect();
+        let Peer::Is { ids, .. } = &parsed.peer else { panic!("identities") };
+        assert_eq!(protocol(&parsed), Some(UpstreamProtocol::Http));
+        let ids: Vec<&str> = ids.iter().map(SpiffeId::as_str).collect();
         assert_eq!(
             ids,
             [
@@ -220,9 +299,9 @@ mod tests {
         );
         for word in ["tcp", "postgres", "mysql", "redis"] {
             let parsed = parse(&format!("127.0.0.1:0=10.0.0.1:5432 is data/db as {word}")).unwrap();
-            assert_eq!(parsed.protocol, Some(UpstreamProtocol::Opaque));
+            assert_eq!(protocol(&parsed), Some(UpstreamProtocol::Opaque));
         }
-        assert_eq!(parse("127.0.0.1:0=[::1]:5432 is data/db").unwrap().protocol, None);
+        assert_eq!(protocol(&parse("127.0.0.1:0=[::1]:5432 is data/db").unwrap()), None);
     }
 
     #[test]
@@ -235,7 +314,7 @@ mod tests {
             ("127.0.0.1:1=127.0.0:80 is a/b", "neither an IP"),
             ("127.0.0.1:1=h_:80x is a/b", "port"),
             ("127.0.0.1:1=-h:80 is a/b", "neither an IP"),
-            ("127.0.0.1:1=h:80", "is IDS"),
+            ("127.0.0.1:1=h:80", "one IP address"),
             ("127.0.0.1:1=h:80 as http", "is IDS"),
             ("127.0.0.1:1=h:80 is", "no identity"),
             ("127.0.0.1:1=h:80 is as http", "no identity"),

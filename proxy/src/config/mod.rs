@@ -10,6 +10,7 @@ pub mod keys;
 mod kind;
 mod listeners;
 mod raw;
+mod reach;
 mod reader;
 pub(crate) mod values;
 
@@ -28,8 +29,9 @@ use mantlet_policy::{Guardrails, NamedPort};
 pub use self::{
     document::{document, print},
     error::{Mistake, Mistakes},
-    listeners::{InboundListener, OutboundListener, UpstreamAddr, UpstreamProtocol},
+    listeners::{InboundListener, OutboundListener, Peer, UpstreamAddr, UpstreamProtocol},
     raw::{Source, command},
+    reach::{Defaults, Otherwise, Reach, Unknown, UpstreamsLocation},
 };
 use self::{
     raw::{DRAIN, FOR, LEVEL, LOG_LEVEL, PRINT_CONFIG, Raw},
@@ -45,6 +47,8 @@ pub struct Config {
     pub outbound: Vec<OutboundListener>,
     /// How redirected connections are taken; `None`: they are not.
     pub intercept: Option<Intercept>,
+    /// How destinations are found.
+    pub reach: Reach,
     /// Declared ports of the app.
     pub ports: Vec<NamedPort>,
     /// Where the Workload API listens.
@@ -83,6 +87,8 @@ pub struct Config {
     pub handshake_timeout: Duration,
     /// First byte of a request head to its end.
     pub header_timeout: Duration,
+    /// From a request that was sent on to the head of its response; `None`: for ever.
+    pub response_timeout: Option<Duration>,
     /// Between requests.
     pub idle_timeout: Duration,
     /// From the order to stop to its announcement.

@@ -290,7 +290,7 @@ mod tests {
 
     #[test]
     fn no_key_of_ours_looks_like_a_service_link() {
-        for key in KEYS {
+        for key in KEYS.iter().filter(|key| key.environment.starts_with(PREFIX)) {
             assert!(!is_service_link(key.environment, "tcp://1.2.3.4:5"), "{}", key.environment);
         }
     }

@@ -17,7 +17,7 @@ use super::{
 };
 
 /// A value, or the token that its mistake has been recorded.
-type Taken<T> = Result<T, Reported>;
+pub(super) type Taken<T> = Result<T, Reported>;
 
 /// Turns [`Raw`] into [`Config`], collecting mistakes on the way.
 pub(super) struct Reader<'a> {
@@ -67,6 +67,7 @@ impl Reader<'_> {
         let max_stale_identity = self.duration(Id::MaxStaleIdentity);
         let identity_grace = self.duration(Id::IdentityGrace);
         let policy = self.policy();
+        let reach = self.reach(&policy);
         let guardrails = self.guardrails();
         let unconfigured = self.required(Id::Unconfigured, unconfigured);
         let admin = self.required(Id::Admin, values::address);
@@ -77,6 +78,7 @@ impl Reader<'_> {
         let connect_timeout = self.duration(Id::ConnectTimeout);
         let handshake_timeout = self.duration(Id::HandshakeTimeout);
         let header_timeout = self.duration(Id::HeaderTimeout);
+        let response_timeout = self.optional_duration(Id::ResponseTimeout);
         let idle_timeout = self.duration(Id::IdleTimeout);
         let stop_delay = self.duration(Id::StopDelay);
         let drain_deadline = self.duration(Id::DrainDeadline);
@@ -88,6 +90,7 @@ impl Reader<'_> {
             inbound: inbound?,
             outbound: outbound?,
             intercept: intercept?,
+            reach: reach?,
             ports: ports?.unwrap_or_default(),
             workload_api: workload_api?,
             trust_domain: trust_domain?,
@@ -107,6 +110,7 @@ impl Reader<'_> {
             connect_timeout: connect_timeout?,
             handshake_timeout: handshake_timeout?,
             header_timeout: header_timeout?,
+            response_timeout: response_timeout?,
             idle_timeout: idle_timeout?,
             stop_delay: stop_delay?,
             drain_deadline: drain_deadline?,
@@ -146,7 +150,7 @@ impl Reader<'_> {
         Ok(Some(Intercept { inbound, outbound, pod_ips }))
     }
 
-    fn port(&mut self, id: Id) -> Taken<u16> {
+    pub(super) fn port(&mut self, id: Id) -> Taken<u16> {
         u16::try_from(self.count(id)?).map_err(|_| Reported)
     }
 
@@ -247,11 +251,11 @@ impl Reader<'_> {
         result.map(|()| parsed)
     }
 
-    fn optional<T>(&mut self, id: Id, parse: impl Fn(&str) -> Checked<T>) -> Taken<Option<T>> {
+    pub(super) fn optional<T>(&mut self, id: Id, parse: impl Fn(&str) -> Checked<T>) -> Taken<Option<T>> {
         Ok(self.list(id, parse)?.pop())
     }
 
-    fn required<T>(&mut self, id: Id, parse: impl Fn(&str) -> Checked<T>) -> Taken<T> {
+    pub(super) fn required<T>(&mut self, id: Id, parse: impl Fn(&str) -> Checked<T>) -> Taken<T> {
         match self.optional(id, parse)? {
             Some(value) => Ok(value),
             None => {
@@ -261,9 +265,16 @@ impl Reader<'_> {
         }
     }
 
-    fn duration(&mut self, id: Id) -> Taken<Duration> {
+    pub(super) fn duration(&mut self, id: Id) -> Taken<Duration> {
         match keys::find(id).map(|key| key.kind) {
             Some(Kind::Duration(min, max)) => self.required(id, |text| values::duration(text, min, max)),
+            _ => Err(Reported),
+        }
+    }
+
+    fn optional_duration(&mut self, id: Id) -> Taken<Option<Duration>> {
+        match keys::find(id).map(|key| key.kind) {
+            Some(Kind::Duration(min, max)) => self.optional(id, |text| values::duration(text, min, max)),
             _ => Err(Reported),
         }
     }

@@ -4,15 +4,28 @@
 //! something says so before any handshake.
 
 pub mod balance;
+mod explicit;
+mod fleet;
+mod lines;
+mod table;
+mod watch;
 
 use std::{net::SocketAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use mantlet_id::SpiffeId;
 use mantlet_identity::ExpectedPeer;
+use tokio::sync::watch::Sender;
 
 use self::balance::Health;
-use crate::addr::OrigDst;
+pub use self::{
+    explicit::Explicit,
+    fleet::Fleet,
+    lines::Lines,
+    table::{Answer, ApiServer, Found, Source, Table},
+    watch::LinesWatch,
+};
+use crate::{addr::OrigDst, config::UpstreamProtocol};
 
 /// The answer for one destination.
 #[derive(Clone, Debug)]
@@ -33,7 +46,13 @@ pub enum Destination {
 /// The endpoints of a destination as they stand at each moment: a connection of the application may
 /// outlive the workloads that it began with.
 #[derive(Clone, Debug)]
-pub struct Endpoints(Arc<ArcSwap<Vec<Endpoint>>>);
+pub struct Endpoints(Arc<Live>);
+
+#[derive(Debug)]
+struct Live {
+    current: ArcSwap<Vec<Endpoint>>,
+    ended: Sender<bool>,
+}
 
 /// One workload that can be dialled.
 #[derive(Clone, Debug)]
@@ -61,12 +80,12 @@ pub enum EndpointProtocol {
 }
 
 /// Finds the [`Destination`] of a connection.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum Directory {
     /// An explicit listener: everything that arrives there goes to one place.
-    Explicit(Destination),
-    /// What was intercepted, while nothing says who is where: it is refused.
-    Nothing,
+    Explicit(Arc<Explicit>),
+    /// Whoever knows first where the client wanted to go.
+    Table(Arc<Table>),
 }
 
 // === impl Endpoints ===
@@ -75,13 +94,38 @@ impl Endpoints {
     /// These, until they are replaced.
     #[must_use]
     pub fn new(endpoints: Vec<Endpoint>) -> Self {
-        Self(Arc::new(ArcSwap::from_pointee(endpoints)))
+        Self(Arc::new(Live { current: ArcSwap::from_pointee(endpoints), ended: Sender::new(false) }))
     }
 
     /// Those of this moment.
     #[must_use]
     pub fn current(&self) -> Arc<Vec<Endpoint>> {
-        self.0.load_full()
+        self.0.current.load_full()
+    }
+
+    /// Returns when the destination is no longer what it was: whoever uses it has to ask again.
+    pub async fn over(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.0.ended.subscribe().wait_for(|ended| *ended).await;
+    }
+
+    /// Whether [`over`](Self::over) would return at once.
+    #[must_use]
+    pub fn are_over(&self) -> bool {
+        *self.0.ended.borrow()
+    }
+
+    fn replace(&self, endpoints: Vec<Endpoint>) {
+        self.0.current.store(Arc::new(endpoints));
+    }
+
+    fn end(&self) {
+        self.0.ended.send_replace(true);
+    }
+
+    /// Whether anybody else holds them.
+    fn is_in_use(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
     }
 }
 
@@ -105,15 +149,26 @@ pub fn common_id(endpoints: &[Endpoint]) -> Option<&SpiffeId> {
     endpoints.iter().all(|endpoint| endpoint.only_id() == Some(first)).then_some(first)
 }
 
+// === impl EndpointProtocol ===
+
+impl EndpointProtocol {
+    fn declared(protocol: Option<UpstreamProtocol>) -> Self {
+        match protocol {
+            Some(UpstreamProtocol::Http) => Self::Http,
+            Some(UpstreamProtocol::Opaque) => Self::Opaque,
+            None => Self::AskPeer,
+        }
+    }
+}
+
 // === impl Directory ===
 
 impl Directory {
-    /// Where a connection goes whose client wanted to go to `_wanted`.
-    #[must_use]
-    pub fn resolve(&self, _wanted: OrigDst) -> &Destination {
+    /// Where a connection goes whose client wanted to go to `wanted`.
+    pub async fn resolve(&self, wanted: OrigDst) -> Destination {
         match self {
-            Self::Explicit(destination) => destination,
-            Self::Nothing => &Destination::Refuse,
+            Self::Explicit(explicit) => Destination::Mesh(explicit.endpoints().await),
+            Self::Table(table) => table.resolve(wanted).await,
         }
     }
 }

@@ -221,6 +221,8 @@ words!(
     super::CloseReason,
     super::ConnectResult,
     super::Direction,
+    super::EndpointState,
+    super::LookupResult,
     super::Transport,
     super::vocabulary::CodeClass,
     super::vocabulary::Full,

@@ -15,6 +15,7 @@ mod handshake;
 mod labels;
 mod pool;
 mod process;
+mod reach;
 mod request;
 mod state;
 mod traffic;
@@ -35,13 +36,15 @@ pub use self::{
     request::{RequestGuard, RequestMetrics},
     state::{BundleNow, IdentityNow, LinesNow, Now, PolicyNow},
     vocabulary::{
-        CloseReason, CodeClass, ConnectResult, Direction, Full, GrpcStatus, Io, Layer, LogStream,
-        MethodLabel, PoolState, RefreshResult, ReloadResult, TlsCipher, TlsGroup, TlsVersion, Transport,
+        CloseReason, CodeClass, ConnectResult, Direction, EndpointState, Full, GrpcStatus, Io, Layer,
+        LogStream, LookupResult, MethodLabel, PoolState, RefreshResult, ReloadResult, TlsCipher, TlsGroup,
+        TlsVersion, Transport,
     },
 };
 use self::{
     catalog::Catalog,
     labels::PeerLabels,
+    reach::Reach,
     state::State,
     traffic::{ConnectLabels, OverflowLabels, Traffic},
 };
@@ -62,6 +65,7 @@ pub struct Metrics {
     peers: PeerLabels,
     traffic: Traffic,
     state: State,
+    reach: Reach,
 }
 
 // === impl Options ===
@@ -80,11 +84,13 @@ impl Metrics {
     pub fn new(options: Options) -> Arc<Self> {
         let traffic = Traffic::new();
         let state = State::new(&traffic);
+        let reach = Reach::new();
         let mut catalog = Catalog::new(options.level);
         traffic.register(&mut catalog);
         state.register(&mut catalog);
+        reach.register(&mut catalog);
         let peers = PeerLabels::new(options.peers);
-        Arc::new(Self { level: options.level, catalog, peers, traffic, state })
+        Arc::new(Self { level: options.level, catalog, peers, traffic, state, reach })
     }
 
     /// Every family, whatever the level shows.

@@ -138,6 +138,30 @@ closed_enum! {
 }
 
 closed_enum! {
+    /// How a lookup of a name ended.
+    LookupResult {
+        /// With addresses.
+        Ok = "ok",
+        /// There is no such name, or it has no address.
+        Empty = "empty",
+        /// No server answered in time.
+        Timeout = "timeout",
+        /// The servers failed, or cannot be reached.
+        Error = "error",
+    }
+}
+
+closed_enum! {
+    /// Whether an endpoint takes part.
+    EndpointState {
+        /// It does.
+        In = "in",
+        /// It could not be reached, and is left out for a while.
+        Out = "out",
+    }
+}
+
+closed_enum! {
     /// What a decision is about.
     Layer {
         /// A request.

@@ -9,8 +9,10 @@ use mantlet_policy::{
     registry::{self, PolicySet},
 };
 
-use super::file;
-use crate::config::{self, Config, PolicyLocation};
+use crate::{
+    config::{self, Config, PolicyLocation},
+    watched,
+};
 
 /// What a policy was made from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -189,8 +191,8 @@ impl Texts {
     }
 
     fn of_file(path: &Path) -> Result<Self, String> {
-        let text = file::read(path).map_err(|error| error.to_string())?;
-        let digest = file::sha256(text.as_bytes());
+        let text = watched::read(path).map_err(|error| error.to_string())?;
+        let digest = watched::sha256(text.as_bytes());
         // The key is what messages call the text. Not a bare `policy.txt`: that would be the fragment `txt`.
         let shown = path.display();
         let key = if path.components().count() > 1 { shown.to_string() } else { format!("./{shown}") };
@@ -199,7 +201,7 @@ impl Texts {
     }
 
     fn of_annotations(path: &Path) -> Result<Self, String> {
-        let text = file::read(path).map_err(|error| error.to_string())?;
+        let text = watched::read(path).map_err(|error| error.to_string())?;
         let all =
             annotations::parse(text.as_bytes()).map_err(|error| format!("{}: {error}", path.display()))?;
         // Other people's annotations come and go; only a change of ours is a change.
@@ -211,7 +213,7 @@ impl Texts {
             bytes.extend_from_slice(format!("{key}\0{}\0{value}", value.len()).as_bytes());
             bytes
         });
-        let digest = file::sha256(&digest);
+        let digest = watched::sha256(&digest);
         Ok(Self { set, origin: Origin::Annotations, limits: Limits::ANNOTATIONS, digest })
     }
 }

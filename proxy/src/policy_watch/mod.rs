@@ -6,7 +6,6 @@
 //!   there has been one: whoever deletes lines never opens anything by it.
 
 mod explain;
-mod file;
 mod load;
 mod status;
 
@@ -22,12 +21,9 @@ use mantlet_policy::{ModeName, Policy, Reason, Workload};
 use serde_json::Value;
 use tokio::{sync::watch, time::sleep};
 
-use self::{
-    file::FileWatch,
-    load::{Loaded, Loader},
-};
+use self::load::{Loaded, Loader};
 pub use self::{load::Origin, status::PolicyStatus};
-use crate::{config::Config, log, log::Log, readiness::Blocker};
+use crate::{config::Config, log, log::Log, readiness::Blocker, watched::FileWatch};
 
 /// A grant's end is looked for at least this often: the wall clock may jump while the timer's does not.
 const CLOCK_CHECK: Duration = Duration::from_secs(60);

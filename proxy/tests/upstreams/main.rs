@@ -6,4 +6,6 @@
 mod common;
 
 mod balancing;
+mod lines;
+mod names;
 mod replica;

@@ -130,7 +130,7 @@ impl Balanced {
         let (credentials, endpoints) = (self.dialer.credentials()?, self.endpoints.current());
         let mut tried = Tried::default();
         loop {
-            let endpoint = tried.pick(&endpoints)?;
+            let endpoint = self.dialer.pick(&tried, &endpoints)?;
             let host = self.host(&credentials, &endpoints, endpoint);
             let reserved = match wanted {
                 Wanted::Any => host.reserve().await,

@@ -31,22 +31,31 @@ const LARGEST: u64 = 8 << 20;
 /// The link that a downward-API volume swaps.
 const SWAPPED: &str = "..data";
 
-/// Why a file cannot be a policy, whatever stands in it.
+/// Why a file cannot be taken over, whatever stands in it.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ReadError {
+pub enum ReadError {
+    /// It cannot be read.
     #[error("cannot read {path}: {source}")]
-    Io { path: PathBuf, source: io::Error },
-    #[error("{0} is empty (to deny everything, write a comment into it)")]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// It is what a failed write leaves behind.
+    #[error("{0} is empty (to say nothing at all, write a comment into it)")]
     Empty(PathBuf),
+    /// It is something else than was meant.
     #[error("{0} is larger than 8 MiB")]
     TooLarge(PathBuf),
+    /// It is not UTF-8.
     #[error("{0} is not UTF-8")]
     NotText(PathBuf),
 }
 
 /// Wakes when the file may have changed.
 #[derive(Debug)]
-pub(super) struct FileWatch {
+pub struct FileWatch {
     path: PathBuf,
     events: Option<Receiver>,
     names: Vec<OsString>,
@@ -55,7 +64,10 @@ pub(super) struct FileWatch {
 }
 
 /// Reads the file as one piece.
-pub(super) fn read(path: &Path) -> Result<String, ReadError> {
+///
+/// # Errors
+/// There is no text in it.
+pub fn read(path: &Path) -> Result<String, ReadError> {
     let failed = |source| ReadError::Io { path: path.to_owned(), source };
     let mut bytes = Vec::new();
     // One open, so the text is that of one inode even if the name is swapped meanwhile. `take`, because the size
@@ -72,7 +84,8 @@ pub(super) fn read(path: &Path) -> Result<String, ReadError> {
 }
 
 /// SHA-256 by the TLS library that is there anyway.
-pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
+#[must_use]
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     let hash = TLS13_AES_128_GCM_SHA256.tls13().map(|suite| suite.common.hash_provider.hash(bytes));
     hash.and_then(|hash| hash.as_ref().try_into().ok()).unwrap_or_default()
 }
@@ -81,7 +94,8 @@ pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
 
 impl FileWatch {
     /// Begins to watch. What changes from here on is noticed, so the first read comes after this.
-    pub(super) fn new(path: &Path) -> Self {
+    #[must_use]
+    pub fn new(path: &Path) -> Self {
         let poll_at = Instant::now() + QUICK_POLL;
         let mut watch = Self { path: path.to_owned(), events: None, names: Vec::new(), poll_at };
         watch.arm();
@@ -89,7 +103,7 @@ impl FileWatch {
     }
 
     /// Returns when the file may have changed.
-    pub(super) async fn changed(&mut self) {
+    pub async fn changed(&mut self) {
         loop {
             let noticed = tokio::select! {
                 waited = wait(self.events.as_ref(), &self.names) => {
