@@ -11,6 +11,7 @@ use common::{Connected, Side, TD, as_client, as_server, client, credentials, dom
 use mantlet_identity::{ExpectedPeer, HandshakeReason as Why, LeafConstraints, SourceConfig};
 use mantlet_testkit::pki::{Authority, CaOptions, Malformed, SvidOptions};
 use mantlet_testkit::workload_api::Answer;
+use rcgen::KeyUsagePurpose;
 use rustls::{HandshakeKind, ProtocolVersion, ServerConnection};
 
 const PEER: &str = "spiffe://one.test/ns/a/sa/peer";
@@ -79,6 +80,47 @@ fn p4_membership_of_one_trust_domain_admits_nobody_of_another() {
     let peer = other.workload("a/peer");
     assert!(as_server(&us, &peer, ExpectedPeer::AnyIn(domain("other.test"))).is_ok());
     assert_eq!(as_server(&us, &peer, ExpectedPeer::AnyIn(domain(TD))).unwrap_err(), Why::TrustDomain);
+}
+
+#[test]
+fn of_several_defects_the_one_that_is_looked_for_first_is_named() {
+    let authority = Authority::new(TD);
+    let us = us(&authority);
+    let foreign = "spiffe://other.test/ns/a/sa/peer";
+
+    // Sizes before anything is parsed,
+    let mut large = SvidOptions::new(PEER);
+    large.uris.push(foreign.to_owned());
+    large.dns = vec!["a".repeat(300); 60];
+    // then the names, before what the leaf may be used for,
+    let mut two_names = SvidOptions::new(PEER);
+    two_names.uris.push(foreign.to_owned());
+    two_names.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    for (options, why) in [(large, Why::CertLimits), (two_names, Why::SanNotSingleUri)] {
+        for judged in judge(&us, &authority.issue(&options)) {
+            assert_eq!(judged.unwrap_err(), why);
+        }
+    }
+    // then that, before the bundle of the leaf's trust domain,
+    for (clause, why) in [
+        (Malformed::LeafIsCa, Why::LeafIsCa),
+        (Malformed::KeyCertSign, Why::KeyUsage),
+        // then the bundle, before the path with its times and extended usages,
+        (Malformed::Expired, Why::NoBundle),
+        (Malformed::OtherAuthority, Why::NoBundle),
+        (Malformed::EkuCodeSigning, Why::NoBundle),
+        (Malformed::IntermediateNotCa, Why::NoBundle),
+    ] {
+        for judged in judge(&us, &authority.malformed(clause, foreign)) {
+            assert_eq!(judged.unwrap_err(), why, "{clause:?}");
+        }
+    }
+    // and last, whether it is who was expected.
+    for clause in [Malformed::Expired, Malformed::EkuCodeSigning] {
+        let expected = ExpectedPeer::one(id("spiffe://one.test/x"));
+        let judged = as_server(&us, &authority.malformed(clause, PEER), expected);
+        assert_ne!(judged.unwrap_err(), Why::PeerNotExpected, "{clause:?}");
+    }
 }
 
 #[test]

@@ -23,6 +23,15 @@ fn issue(authority: &Authority, id: &str, ttl: Duration) -> TestSvid {
     authority.issue(&options)
 }
 
+/// Processor time of a sidecar so far (proc_pid_stat(5): clock ticks, of which Linux has 100 in a second).
+fn cpu_seconds(sidecar: &Sidecar) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", sidecar.pid().unwrap())).unwrap();
+    // The name may hold anything; what follows it does not.
+    let numbers: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    let ticks: u64 = numbers[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+    ticks as f64 / 100.0
+}
+
 async fn failed_handshakes(sidecar: &Sidecar) -> f64 {
     let metrics = sidecar.metrics().await;
     let all = metrics.sum("mantlet_tls_handshakes_total", &[]);
@@ -48,8 +57,11 @@ async fn a_hundred_rotations_of_two_second_svids_lose_no_request_and_no_open_con
         give(sidecar, Answer::of(&mesh.authority.svid(id))).await;
         assert!(certs(sidecar).await["svid"]["generation"].as_u64().unwrap() > ROTATIONS as u64 / 2);
     }
-    let rate = traffic.nothing_was_lost().await;
-    assert!(rate >= 500.0, "{rate:.0} requests a second are no load");
+    let (answers, elapsed) = traffic.nothing_was_lost().await;
+    // A machine that is busy with something else gives the sidecars less than a second in a second.
+    let ran = cpu_seconds(&mesh.callee).max(cpu_seconds(&mesh.caller)).min(elapsed.as_secs_f64());
+    let rate = answers as f64 / ran;
+    assert!(rate >= 500.0, "{answers} requests in {ran:.1} s of {elapsed:.1?} are no load");
     open.goes_on().await;
     assert_eq!(failed_handshakes(&mesh.callee).await, 0.0);
     assert_eq!(failed_handshakes(&mesh.caller).await, 0.0);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use mantlet_testkit::apps::Protocol;
 use mantlet_testkit::client::{HttpClient, Request, connect, exactly};
@@ -53,16 +54,16 @@ impl Traffic {
         .await;
     }
 
-    /// Ends, fails if anything was lost, and gives the answers in a second.
-    pub(crate) async fn nothing_was_lost(self) -> f64 {
-        let rate = self.answers() as f64 / self.begun.elapsed().as_secs_f64();
+    /// Ends, fails if anything was lost, and gives how many answers there were and in which time.
+    pub(crate) async fn nothing_was_lost(self) -> (usize, Duration) {
+        let answered = (self.answers(), self.begun.elapsed());
         self.stop.store(true, Ordering::Relaxed);
         for client in self.clients {
             let lost = within("the last answer", client).await.unwrap();
             let done = self.done.load(Ordering::Relaxed);
             assert!(lost.is_empty(), "{} of {done} lost, first: {}", lost.len(), lost[0]);
         }
-        rate
+        answered
     }
 
     fn answers(&self) -> usize {
@@ -99,7 +100,7 @@ async fn bytes(mut io: Io, stop: Arc<AtomicBool>) -> Vec<String> {
         let _ = io.flush().await;
         assert_eq!(exactly(&mut io, 14).await, b"there and back");
         // Bytes are not what is counted: they leave the machine to the requests.
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     Vec::new()
 }
