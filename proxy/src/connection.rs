@@ -11,7 +11,7 @@ use crate::{
     authz::{Denied, reason_text},
     http::{answer::Refusal, client::SendError, headers, server::ServeError},
     listener::Misdirected,
-    log::{AccessLine, DecisionId},
+    log::{AccessLine, AccessRecord, DecisionId, Log},
     metrics::{CloseReason, ConnectionGuard, Transport},
     pool::DialError,
     tls::TlsError,
@@ -80,12 +80,12 @@ pub fn log(
 // === impl ConnectionError ===
 
 impl ConnectionError {
-    /// The id that the caller is told: that of the decision, or else `fresh`.
+    /// The id that the caller is told: that of the decision, or that of a line about `failed`.
     #[must_use]
-    pub fn id(&self, fresh: DecisionId) -> DecisionId {
+    pub fn told(&self, log: &Log, failed: AccessRecord<'_>) -> DecisionId {
         match self {
             Self::Denied(denied) => denied.id,
-            _ => fresh,
+            _ => log.failure(&AccessRecord { close: self.close_reason().as_str(), failed: true, ..failed }),
         }
     }
 

@@ -31,7 +31,7 @@ use crate::{
     io::{BoxIo, Rewind},
     lifetime::Lifetime,
     listener::Accepted,
-    log::AccessLine,
+    log::{AccessLine, AccessRecord},
     metrics::{CloseReason, ConnectionGuard, Counted, Direction, Metrics, RequestMetrics, Text, Transport},
     pool::{Dialer, Reached},
     revoke::revocable,
@@ -280,13 +280,22 @@ impl HttpConnection {
                 response.map(|body| body.with_scope(Box::new((guard, (line, permit)))))
             }
             Err(error) => {
-                let id = self.outbound.authorizer.failure_id();
+                let id = error.told(
+                    self.outbound.authorizer.log(),
+                    AccessRecord {
+                        direction: "outbound",
+                        protocol: "http",
+                        peer_id: Some(self.peer.as_str()).filter(|peer| *peer != "-"),
+                        took: guard.elapsed(),
+                        ..AccessRecord::default()
+                    },
+                );
                 self.count(Outcome::Ended(error.close_reason()));
                 // The caller is the application of this pod: it may know what happened.
                 let response = error.refusal(Some(""), id).into_response(grpc);
                 guard.answered(response.status(), response.headers(), None);
                 if let Some(line) = &mut line {
-                    line.refused(response.status().as_u16(), error.close_reason().as_str(), error.id(id));
+                    line.refused(response.status().as_u16(), error.close_reason().as_str(), id);
                 }
                 response.map(|body| body.with_scope(Box::new((guard, line))))
             }

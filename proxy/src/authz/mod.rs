@@ -263,12 +263,6 @@ impl Authorizer {
         &self.activity
     }
 
-    /// An id for a failure that is no decision.
-    #[must_use]
-    pub fn failure_id(&self) -> DecisionId {
-        self.log.next_id()
-    }
-
     /// Judges all work in hand again, and ends what is no longer allowed. What another rule allows
     /// by now goes on undisturbed.
     pub fn rejudge(&self) {

@@ -21,7 +21,7 @@ use crate::{
     },
     io::BoxIo,
     lifetime::Lifetime,
-    log::AccessLine,
+    log::{AccessLine, AccessRecord},
     metrics::{CloseReason, Counted, Direction, RequestGuard, RequestMetrics},
     revoke::Revoke,
 };
@@ -111,7 +111,18 @@ impl HttpConnection {
             }
             Err(error) => {
                 let caller = self.session.caller().id().map(|id| id.as_str());
-                let id = self.inbound.authorizer.failure_id();
+                let id = error.told(
+                    self.inbound.authorizer.log(),
+                    AccessRecord {
+                        direction: "inbound",
+                        protocol: "http",
+                        peer_id: caller,
+                        peer_addr: Some(self.session.client().0),
+                        upstream: Some(self.session.orig_dst().0),
+                        took: guard.elapsed(),
+                        ..AccessRecord::default()
+                    },
+                );
                 let mut response = error.refusal(caller, id).into_response(grpc);
                 if asks_to_leave {
                     upgrade::close_after(&mut response);
@@ -119,7 +130,7 @@ impl HttpConnection {
                 guard.answered(response.status(), response.headers(), None);
                 revoke.response_begins(true);
                 if let Some(line) = &mut line {
-                    line.refused(response.status().as_u16(), error.close_reason().as_str(), error.id(id));
+                    line.refused(response.status().as_u16(), error.close_reason().as_str(), id);
                 }
                 response.map(|body| body.with_scope(Box::new((guard, line))))
             }

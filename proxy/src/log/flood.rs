@@ -3,7 +3,7 @@
 //! Pure: time is an argument. Counts in the metrics stay exact; only lines are saved.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     time::{Duration, Instant},
 };
 
@@ -17,6 +17,8 @@ const PER_SECOND: u64 = 10;
 const LINE: u64 = 1000;
 /// Kinds that are told apart; peers are authenticated and rules are few, so this is rarely reached.
 const KINDS: usize = 1024;
+/// Peers that are known to have been refused.
+const PEERS: usize = 4096;
 /// A kind that was quiet for so long may be forgotten to make room.
 const QUIET: Duration = Duration::from_secs(60);
 /// The kind of everything that comes when there is no room.
@@ -25,7 +27,8 @@ const OTHER: u64 = u64::MAX;
 /// What describes a kind in its summary line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Kind {
-    pub(super) decision: &'static str,
+    /// None for a failure, which is no decision.
+    pub(super) decision: Option<&'static str>,
     pub(super) reason: String,
     pub(super) rule: Option<String>,
     pub(super) peer: Option<String>,
@@ -35,6 +38,8 @@ pub(super) struct Kind {
 #[derive(Debug, Default)]
 pub(super) struct Flood {
     buckets: HashMap<u64, Bucket>,
+    /// Who was refused before.
+    peers: HashSet<u64>,
 }
 
 /// What to do with one denial.
@@ -95,6 +100,11 @@ impl Flood {
                 Admission::Write { suppressed: bucket.suppressed, first }
             }
         }
+    }
+
+    /// Whether this peer was never refused before. Past a limit nobody is new any more.
+    pub(super) fn is_new(&mut self, peer: u64) -> bool {
+        self.peers.len() < PEERS && self.peers.insert(peer)
     }
 
     /// The line for an admitted denial stands in the log: later ones may refer to it.
@@ -160,7 +170,7 @@ mod tests {
     use std::time::SystemTime;
 
     fn kind() -> Kind {
-        Kind { decision: "deny", reason: "default".to_owned(), rule: None, peer: None }
+        Kind { decision: Some("deny"), reason: "default".to_owned(), rule: None, peer: None }
     }
 
     /// Sends `count` denials of one kind at `now`; returns written and suppressed.

@@ -204,10 +204,15 @@ impl Log {
         }
     }
 
-    /// A decision id that stands in no audit line: for errors that are not decisions.
+    /// The id to answer the caller of a failed request with, which is no decision. It is found in the access stream:
+    /// in the line that the request gets at its end, or, where failures have none, in a line written now; of repeated
+    /// failures, in the last line of the same peer and close reason.
     #[must_use]
-    pub fn next_id(&self) -> DecisionId {
-        self.inner.ids.next(SystemTime::now())
+    pub fn failure(&self, record: &AccessRecord<'_>) -> DecisionId {
+        match self.wants_access(true) {
+            true => self.inner.ids.next(SystemTime::now()),
+            false => self.inner.failure(record, Instant::now()),
+        }
     }
 }
 
@@ -237,13 +242,48 @@ impl Inner {
                 let id = self.ids.next(SystemTime::now());
                 let mut line = AUDIT.line();
                 let at = record.write(&mut line, id, &self.origin);
-                line.field("first", first).field("suppressed", suppressed);
+                let new_peer = first && flood.is_new(self.hasher.hash_one((record.decision, record.peer_id)));
+                line.field("first", first).field("new_peer", new_peer).field("suppressed", suppressed);
                 if self.queue.offer_unfinished(Unfinished { line: line.finish(), at, nearest: nearest() }) {
                     flood.written(kind, id);
                     self.counters.audit.fetch_add(1, Ordering::Relaxed);
                     id
                 } else {
                     self.counters.audit_dropped.fetch_add(1, Ordering::Relaxed);
+                    flood.lost(kind).unwrap_or(id)
+                }
+            }
+        }
+    }
+
+    fn failure(&self, record: &AccessRecord<'_>, now: Instant) -> DecisionId {
+        let kind = self.hasher.hash_one((record.direction, record.close, record.peer_id));
+        let mut flood = self.flood();
+        let describe = || Kind {
+            decision: None,
+            reason: record.close.to_owned(),
+            rule: None,
+            peer: record.peer_id.map(str::to_owned),
+        };
+        match flood.admit(kind, now, describe) {
+            Admission::Suppress { last, begins } => {
+                drop(flood);
+                if begins {
+                    self.queue.sweep();
+                }
+                last
+            }
+            Admission::Write { suppressed, .. } => {
+                let id = self.ids.next(SystemTime::now());
+                let mut line = ACCESS.line();
+                AccessRecord { id: Some(id), ..record.clone() }.write(&mut line, &self.origin);
+                line.field("suppressed", suppressed);
+                if self.queue.offer(line.finish()) {
+                    flood.written(kind, id);
+                    self.counters.access.fetch_add(1, Ordering::Relaxed);
+                    id
+                } else {
+                    self.counters.access_dropped.fetch_add(1, Ordering::Relaxed);
                     flood.lost(kind).unwrap_or(id)
                 }
             }
@@ -258,9 +298,18 @@ impl Inner {
 
     fn summary(&self, summary: &Summary) -> String {
         let Summary { kind, suppressed, last } = summary;
+        let Some(decision) = kind.decision else {
+            let mut line = ACCESS.line();
+            line.field("close", &kind.reason)
+                .field("peer.id", kind.peer.as_ref())
+                .field("summary_of", last.as_str())
+                .field("suppressed", *suppressed);
+            self.counters.access.fetch_add(1, Ordering::Relaxed);
+            return line.finish();
+        };
         let mut line = AUDIT.line();
         line.field("id", self.ids.next(SystemTime::now()).as_str())
-            .field("decision", kind.decision)
+            .field("decision", decision)
             .field("reason", &kind.reason)
             .field("rule", kind.rule.as_ref())
             .field("peer.id", kind.peer.as_ref())
@@ -278,7 +327,7 @@ impl Inner {
 
 fn describe(record: &AuditRecord<'_>) -> Kind {
     Kind {
-        decision: record.decision,
+        decision: Some(record.decision),
         reason: record.reason.to_owned(),
         rule: record.rule.map(str::to_owned),
         peer: record.peer_id.map(str::to_owned),

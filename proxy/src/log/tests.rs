@@ -242,3 +242,44 @@ fn an_event_is_a_line_with_its_name_and_fields() {
         (&"listening".into(), &"inbound".into(), &"127.0.0.1:8443".into())
     );
 }
+
+#[test]
+fn the_first_denial_of_a_peer_stands_out_from_its_later_ones() {
+    let (log, writer, memory) = start(Access::Off);
+    let other = || AuditRecord { peer_id: Some("spiffe://prod.test/ns/shop/sa/new"), ..denial("default") };
+    for record in [denial("default"), denial("default"), denial("expired"), other(), other()] {
+        log.audit(&record, || None);
+    }
+    assert!(writer.finish(LONG));
+    let new: Vec<bool> = memory.lines().iter().map(|line| line["new_peer"] == true).collect();
+    assert_eq!(new, [true, false, false, true, false]);
+}
+
+#[test]
+fn every_id_of_a_failure_is_found_although_repetitions_are_left_out() {
+    let (log, writer, memory) = start(Access::Off);
+    let failed = AccessRecord {
+        direction: "outbound",
+        protocol: "http",
+        peer_id: Some("spiffe://prod.test/ns/shop/sa/web"),
+        close: "connect",
+        failed: true,
+        ..AccessRecord::default()
+    };
+    let told: Vec<String> = (0..500).map(|_| log.failure(&failed).to_string()).collect();
+    assert!(writer.finish(LONG));
+    let lines = memory.lines();
+    assert!(lines.len() < 100, "{} lines", lines.len());
+    assert!(told.iter().all(|id| lines.iter().any(|line| line["id"] == **id && line["close"] == "connect")));
+    let left_out: u64 = lines.iter().map(|line| line["suppressed"].as_u64().unwrap()).sum();
+    let written = lines.iter().filter(|line| line["id"].is_string()).count();
+    assert_eq!(written + usize::try_from(left_out).unwrap(), told.len());
+}
+
+#[test]
+fn a_failure_that_gets_an_access_line_gets_no_other() {
+    let (log, writer, memory) = start(Access::Errors);
+    let _ = log.failure(&AccessRecord { close: "connect", failed: true, ..AccessRecord::default() });
+    assert!(writer.finish(LONG));
+    assert!(memory.lines().is_empty());
+}

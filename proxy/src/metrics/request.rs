@@ -83,6 +83,12 @@ fn count<L: PartialEq>(kept: &Mutex<Vec<(L, Counter)>>, labels: L, find: impl Fn
 // === impl RequestGuard ===
 
 impl RequestGuard {
+    /// How long it has taken so far.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
     /// The pattern of the policy that the request matched.
     pub fn route(&mut self, route: Text) {
         self.route = Some(route);
