@@ -17,7 +17,7 @@ build_peers() {
 # The compiled matcher against one written from the meaning of the language alone: a million pairs of
 # policy and request, where the ordinary test makes a few hundred.
 run_policy_proof() {
-  MANTLET_PROPTEST_CASES=62500 cargo test --release --locked -p mantlet-policy --test properties the_matcher
+  TEST_PROPTEST_CASES=62500 cargo test --release --locked -p mantlet-policy --test properties the_matcher
 }
 
 # The quick start: a development authority, two sidecars, one allow, one deny, a rotation.

@@ -103,7 +103,7 @@ fn what_cannot_be_captured_cannot_have_a_policy() {
 }
 
 #[test]
-fn a_container_that_can_become_the_proxy_s_user_is_warned_about() {
+fn d74_a_container_that_can_become_the_proxy_s_user_is_warned_about() {
     let warned = |pod: Value, container: Value| {
         let mut object = in_every_kind(&good_pod())[3].clone();
         object["spec"]["template"]["spec"]["securityContext"] = pod;

@@ -1,4 +1,4 @@
-//! Properties that hold for every policy and request. `MANTLET_PROPTEST_CASES` sets how many are tried.
+//! Properties that hold for every policy and request. `TEST_PROPTEST_CASES` sets how many are tried.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod common;
@@ -14,7 +14,11 @@ use mantlet_policy::{
     explain,
     language::{Time, parse},
 };
-use proptest::{prelude::*, sample::select};
+use proptest::{prelude::*, sample::select, test_runner::TestRunner};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// How many requests each generated policy is asked.
+const PAIRS_PER_CASE: u64 = 16;
 
 /// What the naive matcher says where the compiled one decides.
 fn expected(rules: &str, caller: &str, request: &Request, policy: &Policy, port: u16) -> String {
@@ -35,26 +39,44 @@ fn outcome(policy: &Policy, caller: &str, request: &Request, port: u16) -> (bool
     (passes(&verdict), verdict.starts_with("would_deny"))
 }
 
+/// One pair of policy and request after the other, until there are as many as are asked for: a policy that does not
+/// compile makes none.
+#[test]
+fn the_matcher_agrees_with_the_naive_one() {
+    let config = cases(400);
+    let pairs = AtomicU64::new(0);
+    let wanted = u64::from(config.cases) * PAIRS_PER_CASE;
+    let policies = (rules(1..9), prop::collection::vec((select(CALLERS), select(PORTS), request()), 16));
+    while pairs.load(Ordering::Relaxed) < wanted {
+        let agreed = TestRunner::new(config.clone()).run(&policies, |(rules, requests)| {
+            let text = text(&rules);
+            let Ok(policy) = Setup::default().compile(&text) else { return Ok(()) };
+            for (caller, port, request) in &requests {
+                let got = verdict(&policy, caller, request, *port);
+                let naive = expected(&text, caller, request, &policy, *port);
+                prop_assert_eq!(got, naive, "{} {:?}\n{}", caller, request, text);
+                if caller.parse::<std::net::IpAddr>().is_err() {
+                    let document = parse("p", &text, &Limits::FILES).unwrap();
+                    let naive = naive::decide(&document, caller, None, *port, Time::of(now()));
+                    prop_assert_eq!(
+                        tcp_at(&policy, caller, *port, now()),
+                        naive,
+                        "{} tcp {}\n{}",
+                        caller,
+                        port,
+                        text
+                    );
+                }
+                pairs.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(())
+        });
+        agreed.unwrap_or_else(|failure| panic!("{failure}"));
+    }
+}
+
 proptest! {
     #![proptest_config(cases(400))]
-
-    #[test]
-    fn the_matcher_agrees_with_the_naive_one(
-        rules in rules(1..9),
-        requests in prop::collection::vec((select(CALLERS), select(PORTS), request()), 16),
-    ) {
-        let text = text(&rules);
-        let Ok(policy) = Setup::default().compile(&text) else { return Ok(()) };
-        for (caller, port, request) in &requests {
-            let got = verdict(&policy, caller, request, *port);
-            prop_assert_eq!(got, expected(&text, caller, request, &policy, *port), "{} {:?}\n{}", caller, request, text);
-            if caller.parse::<std::net::IpAddr>().is_err() {
-                let document = parse("p", &text, &Limits::FILES).unwrap();
-                let naive = naive::decide(&document, caller, None, *port, Time::of(now()));
-                prop_assert_eq!(tcp_at(&policy, caller, *port, now()), naive, "{} tcp {}\n{}", caller, port, text);
-            }
-        }
-    }
 
     #[test]
     fn removing_an_allow_or_adding_a_deny_never_lets_more_pass(

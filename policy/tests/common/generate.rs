@@ -189,6 +189,6 @@ pub fn request() -> impl Strategy<Value = Request> {
 /// How many cases each property runs; CI sets more.
 pub fn cases(default: u32) -> ProptestConfig {
     let cases =
-        std::env::var("MANTLET_PROPTEST_CASES").ok().and_then(|count| count.parse().ok()).unwrap_or(default);
+        std::env::var("TEST_PROPTEST_CASES").ok().and_then(|count| count.parse().ok()).unwrap_or(default);
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }

@@ -1,5 +1,7 @@
 //! Callers from elsewhere.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use mantlet_testkit::apps::Protocol;
 use mantlet_testkit::client::{Request, TlsClient};
 use mantlet_testkit::in_namespaces;
@@ -46,6 +48,26 @@ fn d59_plaintext_is_refused_over_ipv6_as_over_ipv4() {
         }
         pod.closed("inbound", "tls", 2.0).await;
         assert!(apps.iter().all(|app| app.connections() == 0));
+    });
+}
+
+/// Delivery is to the address that was dialled: rewritten to loopback, as meshes once did, it would open
+/// what the app meant for itself.
+#[test]
+fn d73_what_an_app_serves_on_loopback_alone_is_reached_by_nobody_else() {
+    in_namespaces!(async || {
+        let pod = Pod::start("allow ops/dev to GET /** on 9999\nallow ops/dev to GET /** on 8080\n").await;
+        let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
+        let hidden = http_app(&pod.lab.app, [both(loopback, 9999), both(loopback, 9998)].concat()).await;
+        let client = TlsClient::new(&pod.authority.workload("ops/dev"));
+        // With a rule for the port, and without.
+        for (port, status) in [(9999, 502), (9998, 403)] {
+            for addr in both(POD, port) {
+                let response = client.http(addr, Protocol::Http1).await.send(&Request::get("/x")).await;
+                assert_eq!(response.status, status, "{addr}: {response:?}");
+            }
+        }
+        assert!(hidden.iter().all(|app| app.connections() == 0));
     });
 }
 
