@@ -207,6 +207,7 @@ impl App {
                 max_stale_identity: config.max_stale_identity,
                 timeouts: Timeouts {
                     head: config.header_timeout,
+                    response: config.response_timeout,
                     idle: config.idle_timeout,
                     idle_at_stop: IDLE_AT_STOP,
                 },

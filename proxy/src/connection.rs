@@ -102,6 +102,7 @@ impl ConnectionError {
             Self::Denied(_) | Self::DestinationRefused => CloseReason::Denied,
             Self::Dial(error) | Self::Send(SendError::Dial(error)) => dial_reason(error),
             Self::Send(SendError::NotHttp(_)) => CloseReason::Protocol,
+            Self::Send(SendError::NoResponse(_)) => CloseReason::Timeout,
             Self::Send(SendError::PeerExpired) => CloseReason::PeerExpired,
             Self::Send(SendError::Http(error)) => http_reason(error, CloseReason::Reset),
             Self::Serve(ServeError(error)) => http_reason(error, CloseReason::Protocol),

@@ -23,7 +23,7 @@ use crate::{
     forward,
     http::{
         Body, Timeouts,
-        client::{Balanced, Pool, Sent},
+        client::{Balanced, Pool, Sent, in_time},
         headers,
         server::{self, ServeError},
         upgrade::{self, Switch, Switched},
@@ -131,21 +131,21 @@ async fn connection(
     let now = endpoints.current();
     let label = common_id(&now).map_or_else(Text::none, |id| outbound.metrics.peer_label(id.as_str()));
 
-    let protocol = now.first().map(|endpoint| endpoint.protocol);
-    if matches!(protocol, Some(EndpointProtocol::Opaque | EndpointProtocol::AskPeer)) {
+    let protocol = endpoints.protocol();
+    if matches!(protocol, EndpointProtocol::Opaque | EndpointProtocol::AskPeer) {
         // HTTP is told why it is not served; an application that may speak anything can only be reset.
         outbound.dialer.credentials().inspect_err(|_| sys::reset_when_dropped(&tcp))?;
     }
 
     match protocol {
         // phase: outbound 3 "opaque bytes: dial, verify the peer, relay" | fails: not reachable, not the expected peer, reset | close: connect, timeout, tls, reset | metric: mantlet_tls_handshakes_total
-        Some(EndpointProtocol::Opaque) => {
+        EndpointProtocol::Opaque => {
             let reached = outbound.dialer.mesh(&now, &[ALPN_TCP]).await?;
             guard.opened(Transport::Opaque, label);
             relay(outbound, permit, tcp, reached, endpoints).await
         }
         // phase: outbound 4 "protocol unknown: dial first, offer everything, believe the peer" | fails: as for HTTP and for bytes | close: connect, timeout, tls | metric: mantlet_upstream_connects_total
-        Some(EndpointProtocol::AskPeer) => {
+        EndpointProtocol::AskPeer => {
             let http_connection = HttpConnection::new(outbound, endpoints, label.clone());
             if !http_connection.upstream.is_live()? {
                 let reached = outbound.dialer.mesh(&now, &[ALPN_H2, ALPN_HTTP1, ALPN_TCP]).await?;
@@ -159,7 +159,7 @@ async fn connection(
             http(http_connection, tcp, drain).await
         }
         // phase: outbound 5 "HTTP: serve the application's requests" | fails: broken HTTP, reset | close: eof, protocol, reset, drain | metric: mantlet_http_requests_total
-        Some(EndpointProtocol::Http) | None => {
+        EndpointProtocol::Http => {
             guard.opened(Transport::Mtls, label.clone());
             http(HttpConnection::new(outbound, endpoints, label), tcp, drain).await
         }
@@ -338,16 +338,17 @@ impl HttpConnection {
         permitted.headers_mut().insert(headers::PROTO, spoken);
 
         // phase: outbound 7 "send over a connection to the expected peer" | fails: not reachable, not the expected peer, reset | close: connect, timeout, tls, reset | metric: mantlet_tls_handshakes_total
+        let limit = self.outbound.timeouts.response;
         let (mut response, permit, addr) = if permitted.kind().websocket {
             let (downstream, enforced) = (permitted.upgrade(), permitted.kind().enforced);
             upgrade::ask(permitted.headers_mut());
-            let sent = self.upstream.upgrade(permitted).await;
+            let sent = in_time(limit, self.upstream.upgrade(permitted)).await;
             let (Sent { response, permit, addr }, load) = sent.map_err(ConnectionError::Send)?;
             *self.switched.lock().unwrap_or_else(PoisonError::into_inner) = load;
             let (response, permit) = self.switch.answer(response, permit, downstream, enforced);
             (response, permit, addr)
         } else {
-            let sent = self.upstream.send(permitted).await;
+            let sent = in_time(limit, self.upstream.send(permitted)).await;
             let Sent { mut response, permit, addr } = sent.map_err(ConnectionError::Send)?;
             headers::remove_hop_by_hop(response.headers_mut());
             (response, Some(permit), addr)

@@ -39,11 +39,12 @@ impl Explicit {
         fleet: &Fleet,
     ) -> Arc<Self> {
         let want = names.want(hosts(&upstreams).map(str::to_owned).collect());
+        let protocol = EndpointProtocol::declared(protocol);
         let explicit = Self {
-            endpoints: Endpoints::new(Vec::new()),
+            endpoints: Endpoints::new(Vec::new(), protocol),
             upstreams,
             expected: ExpectedPeer::one_of(ids.iter().cloned()),
-            protocol: EndpointProtocol::declared(protocol),
+            protocol,
             names: names.clone(),
             fleet: fleet.clone(),
             _want: want,

@@ -168,7 +168,7 @@ impl Shared {
             state.known.retain(|_, known| known.endpoints.is_in_use());
             state.prune_at = FIRST_PRUNE.max(state.known.len().saturating_mul(2));
         }
-        let endpoints = Endpoints::new(self.endpoints(wanted, &meant));
+        let endpoints = Endpoints::new(self.endpoints(wanted, &meant), meant.protocol());
         let known = Known { meant, endpoints: endpoints.clone() };
         if let Some(before) = state.known.insert(wanted, known) {
             before.endpoints.end();
@@ -189,11 +189,7 @@ impl Shared {
         let endpoint = |addr| Endpoint {
             addr,
             expected: ExpectedPeer::OneOf(Arc::clone(&meant.ids)),
-            protocol: match meant.protocol {
-                Some(UpstreamProtocol::Http) => EndpointProtocol::Http,
-                Some(UpstreamProtocol::Opaque) => EndpointProtocol::Opaque,
-                None => EndpointProtocol::AskPeer,
-            },
+            protocol: meant.protocol(),
             health: self.fleet.health(addr),
         };
         addresses.into_iter().map(endpoint).collect()
@@ -207,6 +203,14 @@ impl Shared {
 // === impl Meant ===
 
 impl Meant {
+    fn protocol(&self) -> EndpointProtocol {
+        match self.protocol {
+            Some(UpstreamProtocol::Http) => EndpointProtocol::Http,
+            Some(UpstreamProtocol::Opaque) => EndpointProtocol::Opaque,
+            None => EndpointProtocol::AskPeer,
+        }
+    }
+
     fn is_named(&self, name: &str) -> bool {
         matches!(&self.by, By::Names(names) if names.iter().any(|known| known == name))
     }

@@ -50,6 +50,7 @@ pub struct Endpoints(Arc<Live>);
 
 #[derive(Debug)]
 struct Live {
+    protocol: EndpointProtocol,
     current: ArcSwap<Vec<Endpoint>>,
     ended: Sender<bool>,
 }
@@ -93,8 +94,15 @@ pub enum Directory {
 impl Endpoints {
     /// These, until they are replaced.
     #[must_use]
-    pub fn new(endpoints: Vec<Endpoint>) -> Self {
-        Self(Arc::new(Live { current: ArcSwap::from_pointee(endpoints), ended: Sender::new(false) }))
+    pub fn new(endpoints: Vec<Endpoint>, protocol: EndpointProtocol) -> Self {
+        let (current, ended) = (ArcSwap::from_pointee(endpoints), Sender::new(false));
+        Self(Arc::new(Live { protocol, current, ended }))
+    }
+
+    /// How to speak to them, also while there are none.
+    #[must_use]
+    pub fn protocol(&self) -> EndpointProtocol {
+        self.0.protocol
     }
 
     /// Those of this moment.

@@ -81,12 +81,16 @@ impl Table {
             return otherwise(self.defaults.external, wanted);
         }
         match (self.defaults.unknown, self.own.get()) {
-            (Unknown::AnyInTrustDomain, Some(own)) => Destination::Mesh(Endpoints::new(vec![Endpoint {
-                addr: wanted.0,
-                expected: ExpectedPeer::AnyIn(own.clone()),
-                protocol: EndpointProtocol::AskPeer,
-                health: self.fleet.health(wanted.0),
-            }])),
+            (Unknown::AnyInTrustDomain, Some(own)) => {
+                let protocol = EndpointProtocol::AskPeer;
+                let endpoint = Endpoint {
+                    addr: wanted.0,
+                    expected: ExpectedPeer::AnyIn(own.clone()),
+                    protocol,
+                    health: self.fleet.health(wanted.0),
+                };
+                Destination::Mesh(Endpoints::new(vec![endpoint], protocol))
+            }
             (Unknown::AnyInTrustDomain, None) | (Unknown::Refuse, _) => Destination::Refuse,
         }
     }

@@ -31,6 +31,8 @@ const FRAME_HEAD: usize = 9;
 pub struct Timeouts {
     /// From the first byte of a request head to its last.
     pub head: Duration,
+    /// From a request that is sent on to the head of its response; `None`: for ever.
+    pub response: Option<Duration>,
     /// From the end of an exchange to the next byte.
     pub idle: Duration,
     /// The same once the sidecar stops: as long as a peer may still send a request on it.
@@ -306,6 +308,7 @@ mod tests {
     use crate::metrics::{Direction, Metrics, Options};
 
     const TIMEOUTS: Timeouts = Timeouts {
+        response: None,
         head: Duration::from_secs(10),
         idle: Duration::from_secs(300),
         idle_at_stop: Duration::from_secs(11),

@@ -14,7 +14,7 @@ use crate::{
     drain::DrainToken,
     http::{
         Body,
-        client::{Host, Key, Upstream},
+        client::{Host, Key, Upstream, in_time},
         headers,
         server::{self, ServeError},
         upgrade::{self, Switch, Switched},
@@ -166,16 +166,17 @@ impl HttpConnection {
         self.clean(permitted.headers_mut());
 
         // phase: inbound 9 "forward to the application, in the protocol that the caller's application spoke" | fails: not reachable, reset, too slow | close: connect, reset, timeout | metric: mantlet_upstream_connects_total
+        let limit = self.inbound.timeouts.response;
         let (mut response, permit) = if websocket {
             let downstream = permitted.upgrade();
             upgrade::ask(permitted.headers_mut());
             permitted.set_version(Version::HTTP_11);
-            let sent = self.app(HttpVersion::H1).upgrade(permitted).await;
+            let sent = in_time(limit, self.app(HttpVersion::H1).upgrade(permitted)).await;
             let (response, permit) = sent.map_err(ConnectionError::Send)?;
             self.switch.answer(response, permit, downstream, enforced)
         } else {
             permitted.set_version(wire);
-            let sent = self.app(version).send(permitted).await;
+            let sent = in_time(limit, self.app(version).send(permitted)).await;
             let (mut response, permit) = sent.map_err(ConnectionError::Send)?;
             headers::remove_hop_by_hop(response.headers_mut());
             (response, Some(permit))

@@ -9,3 +9,4 @@ mod balancing;
 mod lines;
 mod names;
 mod replica;
+mod timeouts;

@@ -90,7 +90,7 @@ pub(super) const REACH: &[Key] = &[
     },
     Key {
         unset: "no limit: a stream may begin with its first message",
-        meaning: "Longest wait for the head of a response, from the moment its request was sent on, body included.",
+        meaning: "Longest wait for the head of a response, the time in which its request is sent on included.",
         ..key(
             Id::ResponseTimeout,
             LIMITS,

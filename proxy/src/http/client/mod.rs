@@ -19,6 +19,7 @@ use http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
 use mantlet_identity::{Credentials, ExpectedPeer, PeerIdentity};
 use thiserror::Error;
+use tokio::time;
 
 use self::connection::{Connection, Connections};
 pub use self::{
@@ -124,12 +125,33 @@ pub enum SendError {
     /// The upstream is connected, but does not speak HTTP.
     #[error("the upstream does not speak HTTP: it chose {0:?}")]
     NotHttp(Alpn),
+    /// There was no response in time.
+    #[error("no response in {0:?}")]
+    NoResponse(Duration),
     /// The connection failed under the request.
     #[error("the upstream connection failed")]
     Http(#[source] hyper::Error),
     /// The upstream had not begun to answer when its SVID was long enough past its end.
     #[error("the upstream's identity expired before it answered")]
     PeerExpired,
+}
+
+/// Waits for a response as long as `limit` says. Giving up drops the exchange, and with it the
+/// stream or the connection that carries it.
+///
+/// # Errors
+/// No response in time, or none at all.
+pub async fn in_time<T>(
+    limit: Option<Duration>,
+    exchange: impl Future<Output = Result<T, SendError>>,
+) -> Result<T, SendError> {
+    match limit {
+        None => exchange.await,
+        Some(limit) => match time::timeout(limit, exchange).await {
+            Ok(answer) => answer,
+            Err(_) => Err(SendError::NoResponse(limit)),
+        },
+    }
 }
 
 // === impl Pool ===
