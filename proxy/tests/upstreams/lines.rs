@@ -253,12 +253,15 @@ async fn the_lines_of_the_annotation_are_those_of_the_pod() {
     let path = dir.file("annotations", annotations("shop/orders")).display().to_string();
     let caller = sidecar().identity(&authority.workload("web/frontend")).arg("--annotations", path);
     let caller = caller.arg("--outbound", format!("127.0.0.1:0={}", orders.addr)).start().await;
+    // A connection that is made while the lines change may be closed: its destination is another by then.
     let get = async || {
         let mut client = HttpClient::plain(caller.outbound(0).await, Protocol::Http1).await;
-        client.send(&Request::get("/")).await
+        client.try_send(&Request::get("/")).await.ok()
     };
-    assert_eq!(get().await.text(), "1");
+    assert_eq!(get().await.expect("an answer").text(), "1");
     dir.replace("annotations", annotations("./nobody"));
-    eventually("the new annotation", async || (get().await.error().as_deref() == Some("tls")).then_some(()))
-        .await;
+    eventually("the new annotation", async || {
+        get().await.is_some_and(|response| response.error().as_deref() == Some("tls")).then_some(())
+    })
+    .await;
 }
