@@ -24,7 +24,7 @@ async fn failures(peers: &RealPeers, addr: SocketAddr) -> BTreeSet<String> {
     let dir = TempDir::new();
     let report = dir.path().join("report.xml");
     let mut command = Command::new(peers.program("h2spec"));
-    command.args(["--host", "127.0.0.1", "--port", &addr.port().to_string(), "--timeout", "2"]);
+    command.args(["--host", "127.0.0.1", "--port", &addr.port().to_string(), "--timeout", "15"]);
     command.arg("--junit-report").arg(&report).kill_on_drop(true);
     let output = tokio::time::timeout(PATIENCE, command.output()).await.expect("h2spec ends").unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -1,11 +1,13 @@
 //! Ten thousand connections on which nothing happens.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use mantlet_testkit::Io;
 use mantlet_testkit::apps::{App, Protocol};
 use mantlet_testkit::client::{Http1, Request, connect};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use socket2::SockRef;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
@@ -57,8 +59,11 @@ async fn open(count: usize, make: impl Fn() -> Connecting) -> Vec<Http1> {
 
 type Connecting = std::pin::Pin<Box<dyn Future<Output = Io> + Send>>;
 
+/// Closed with a reset: ten thousand ports that wait for late segments would be missing elsewhere.
 async fn plain(addr: SocketAddr) -> Io {
-    Box::new(connect(addr).await)
+    let io = connect(addr).await;
+    SockRef::from(&io).set_linger(Some(Duration::ZERO)).unwrap();
+    Box::new(io)
 }
 
 /// All of them still work: each is used again.
