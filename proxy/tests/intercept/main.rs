@@ -6,6 +6,7 @@
 mod fixture;
 
 mod inbound;
+mod outbound;
 mod refusals;
 mod self_call;
 mod self_check;
