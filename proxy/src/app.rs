@@ -3,6 +3,7 @@
 mod destinations;
 mod intercept;
 mod log_level;
+mod memory;
 mod observe;
 mod self_check;
 mod stop;
@@ -18,12 +19,8 @@ use std::{
 use mantlet_id::{IdError, SpiffeId};
 use mantlet_identity::{IdentityHandle, IdentitySource, SourceConfig};
 use thiserror::Error;
-use tokio::{
-    net::TcpListener,
-    runtime,
-    sync::{Notify, Semaphore},
-};
-use tracing::error;
+use tokio::{net::TcpListener, runtime, sync::Notify};
+use tracing::{error, info};
 
 use crate::{
     activity::Activity,
@@ -33,7 +30,7 @@ use crate::{
     config::{AccessLog, Config, InboundListener, MetricsLevel},
     drain::Drain,
     http::{Timeouts, client::IDLE_AT_STOP},
-    listener::{self, Origin, OwnCalls},
+    listener::{self, Admission, Origin, OwnCalls},
     log::{self, Log, LogLevel},
     metrics::{self, Metrics},
     policy_watch::PolicyWatch,
@@ -123,6 +120,8 @@ impl App {
     /// Takes every address, for every worker, before anything else: a sidecar that cannot listen
     /// must say so at once, and must not have asked for an identity.
     fn bind(config: Config, log: Log) -> Result<Self, StartError> {
+        let descriptors = sys::raise_descriptor_limit();
+        info!(event = "limits", descriptors, connections = config.max_connections);
         let workers = config.workers.unwrap_or_else(sys::workers_for_cgroup).get();
         let mut listeners: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
         for InboundListener { listen, upstream } in &config.inbound {
@@ -184,7 +183,9 @@ impl App {
         let activity = Activity::default();
         tokio::spawn(observe::follow(activity.clone(), policy.clone(), identity.clone()));
 
-        let permits = Arc::new(Semaphore::new(config.max_connections));
+        let admission =
+            Admission::new(config.max_connections, config.max_connections_per_peer, config.max_requests);
+        tokio::spawn(memory::watch(config.max_memory, Arc::clone(&admission)));
         let sockets = listeners.iter().map(Vec::len).sum();
         let dialer = Dialer::new(
             identity.clone(),
@@ -202,7 +203,7 @@ impl App {
                 authorizer: Arc::new(authorizer),
                 dialer: dialer.clone(),
                 metrics: Arc::clone(&metrics),
-                permits: Arc::clone(&permits),
+                admission: Arc::clone(&admission),
                 handshake_timeout: config.handshake_timeout,
                 max_stale_identity: config.max_stale_identity,
                 timeouts: Timeouts {
@@ -210,6 +211,7 @@ impl App {
                     response: config.response_timeout,
                     idle: config.idle_timeout,
                     idle_at_stop: IDLE_AT_STOP,
+                    stall: config.stall_timeout,
                 },
                 identity_changes: identity.subscribe(),
                 policy_changes: policy.subscribe(),
@@ -243,7 +245,7 @@ impl App {
         }
 
         tokio::spawn(announce_ready(readiness.clone(), log.clone()));
-        let stop = Stop { drain, asked: stop, draining, readiness, log, config: &config, permits, sockets };
+        let stop = Stop { drain, asked: stop, draining, readiness, log, config: &config, admission, sockets };
         stop.run().await.map_err(system("the signal handlers"))?;
         for thread in threads {
             join(thread);

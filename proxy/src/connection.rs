@@ -9,10 +9,10 @@ use thiserror::Error;
 use crate::{
     addr::ClientAddr,
     authz::{Denied, reason_text},
-    http::{answer::Refusal, client::SendError, headers, server::ServeError},
-    listener::Misdirected,
+    http::{answer::Refusal, client::SendError, headers, limit_of, server::ServeError},
+    listener::{Admission, Misdirected},
     log::{AccessLine, AccessRecord, DecisionId, Log},
-    metrics::{CloseReason, ConnectionGuard, Transport},
+    metrics::{CloseReason, ConnectionGuard, Limit, RequestMetrics, Transport},
     pool::DialError,
     tls::TlsError,
     vouch::Unvouched,
@@ -21,6 +21,9 @@ use crate::{
 /// A failure, by the phase in which it happened.
 #[derive(Debug, Error)]
 pub enum ConnectionError {
+    /// The sidecar carries as much as it may.
+    #[error("limit reached: {0}")]
+    Limit(Limit),
     /// It has no business here.
     #[error("refused at the door")]
     Misdirected(#[source] Misdirected),
@@ -94,6 +97,7 @@ impl ConnectionError {
     pub fn close_reason(&self) -> CloseReason {
         match self {
             Self::Revoked(reason) => *reason,
+            Self::Limit(_) | Self::Send(SendError::Busy) => CloseReason::Limit,
             Self::Misdirected(Misdirected::Loop(_)) => CloseReason::Loop,
             Self::Misdirected(_) => CloseReason::NotRedirected,
             Self::NoIdentity => CloseReason::Withdrawn,
@@ -114,6 +118,17 @@ impl ConnectionError {
         }
     }
 
+    /// The limit that it is about, if it is about one.
+    #[must_use]
+    pub fn limit(&self) -> Option<Limit> {
+        match self {
+            Self::Limit(limit) => Some(*limit),
+            Self::Send(SendError::Busy) => Some(Limit::PendingRequests),
+            Self::Serve(ServeError(error)) => http_limit(error),
+            _ => None,
+        }
+    }
+
     /// The answer to a request. `caller` is the caller's own identity; one without identity gets no
     /// text. A decision answers with the id that it has in the audit log, another failure with `id`.
     #[must_use]
@@ -123,7 +138,9 @@ impl ConnectionError {
             (Self::Denied(denied), _) => return denied_refusal(denied, caller),
             (Self::DestinationRefused, _)
             | (Self::Revoked(_), CloseReason::Policy | CloseReason::Expired) => (StatusCode::FORBIDDEN, 7),
-            (Self::Revoked(_) | Self::Send(SendError::PeerExpired), _) => {
+            // Its body did not come.
+            (Self::Revoked(_), CloseReason::Timeout) => (StatusCode::REQUEST_TIMEOUT, 4),
+            (Self::Revoked(_) | Self::Limit(_) | Self::Send(SendError::Busy | SendError::PeerExpired), _) => {
                 (StatusCode::SERVICE_UNAVAILABLE, 14)
             }
             (Self::Dial(_) | Self::Send(SendError::Dial(_)), CloseReason::Timeout | CloseReason::Limit) => {
@@ -166,14 +183,48 @@ fn dial_reason(error: &DialError) -> CloseReason {
     }
 }
 
+/// Whether one more request may be carried; `requests` counts it already.
+///
+/// # Errors
+/// The limit that stands against it.
+pub fn admit(admission: &Admission, requests: &RequestMetrics) -> Result<(), ConnectionError> {
+    if !admission.has_room_for_request(requests.in_flight()) {
+        return Err(ConnectionError::Limit(Limit::Requests));
+    }
+    match admission.has_memory() {
+        true => Ok(()),
+        false => Err(ConnectionError::Limit(Limit::Memory)),
+    }
+}
+
+/// The limit by which a connection that carries HTTP was ended: one of ours, or one of the HTTP/2 library.
+fn http_limit(error: &hyper::Error) -> Option<Limit> {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if let Some(error) = cause.downcast_ref::<io::Error>() {
+            return limit_of(error);
+        }
+        if let Some(error) = cause.downcast_ref::<h2::Error>()
+            && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM)
+            && !error.is_remote()
+        {
+            return Some(Limit::Http2);
+        }
+        source = cause.source();
+    }
+    None
+}
+
 /// hyper's errors of a connection: somebody broke the rules, somebody went away, or `other`.
 fn http_reason(error: &hyper::Error, other: CloseReason) -> CloseReason {
+    if http_limit(error).is_some() {
+        return CloseReason::Limit;
+    }
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
         if let Some(h2) = cause.downcast_ref::<io::Error>() {
             return match h2.kind() {
                 io::ErrorKind::TimedOut => CloseReason::Timeout,
-                io::ErrorKind::QuotaExceeded => CloseReason::Limit,
                 _ => Unvouched::reason(h2).unwrap_or(CloseReason::Reset),
             };
         }

@@ -25,7 +25,8 @@ use crate::{
     http::{Timeouts, client::Pool},
     io::{BoxIo, Rewind},
     lifetime::Lifetime,
-    listener::{Accepted, Misdirected},
+    limits::FIRST_BYTE,
+    listener::{Accepted, Admission, Misdirected},
     metrics::{
         CloseReason, ConnectionGuard, Counted, Direction, HandshakeGuard, Metrics, RequestMetrics, Text,
         Transport,
@@ -37,8 +38,6 @@ use crate::{
     vouch::Vouchers,
 };
 
-/// A client of a port that accepts plaintext decides with its first byte, within this time.
-const FIRST_BYTE: Duration = Duration::from_secs(5);
 /// Where every caller is let in, one that is silent for so long waits for the server to speak.
 const PERMISSIVE_FIRST_BYTE: Duration = Duration::from_secs(2);
 /// The first byte of every TLS record that can begin a handshake (RFC 8446, 5.1).
@@ -46,6 +45,8 @@ const TLS_HANDSHAKE: u8 = 0x16;
 
 /// What an inbound listener of one worker needs.
 pub struct Inbound {
+    /// The process's limits on what comes in.
+    pub admission: Arc<Admission>,
     /// Judges callers and requests.
     pub authorizer: Arc<Authorizer>,
     /// Opens connections to the application.
@@ -98,6 +99,7 @@ pub async fn serve(inbound: Arc<Inbound>, accepted: Accepted, drain: DrainToken)
         Ok(Ok(reason)) => reason,
         Ok(Err(error)) => {
             debug!(event = "inbound_failed", %client, error = &error as &dyn std::error::Error);
+            inbound.metrics.refused(error.limit());
             error.close_reason()
         }
         Err(revoked) => revoked,
@@ -114,7 +116,7 @@ async fn connection(
     drain: DrainToken,
     guard: &mut ConnectionGuard,
 ) -> Result<CloseReason, ConnectionError> {
-    let Accepted { tcp, client, orig_dst, permit: _counted } = accepted;
+    let Accepted { tcp, client, orig_dst, place: _counted } = accepted;
 
     // phase: inbound 1 "where to, and what that port speaks" | fails: not redirected, the sidecar itself, no own identity | close: not_redirected, loop, withdrawn | metric: mantlet_connections_closed_total
     let orig_dst = orig_dst?;

@@ -25,6 +25,7 @@ pub mod http;
 pub mod inbound;
 pub mod io;
 pub mod lifetime;
+pub mod limits;
 pub mod listener;
 pub mod log;
 pub mod metrics;

@@ -30,7 +30,7 @@ use crate::{
     },
     io::{BoxIo, Rewind},
     lifetime::Lifetime,
-    listener::Accepted,
+    listener::{Accepted, Admission},
     log::{AccessLine, AccessRecord},
     metrics::{CloseReason, ConnectionGuard, Counted, Direction, Metrics, RequestMetrics, Text, Transport},
     pool::{Dialer, Reached},
@@ -42,6 +42,8 @@ use crate::{
 
 /// What an outbound listener of one worker needs.
 pub struct Outbound {
+    /// The process's limits on what comes in.
+    pub admission: Arc<Admission>,
     /// Gives the permit to reach a destination.
     pub authorizer: Arc<Authorizer>,
     /// Says where a connection goes.
@@ -94,6 +96,7 @@ pub async fn serve(outbound: Arc<Outbound>, accepted: Accepted, drain: DrainToke
         Ok(Ok(reason)) => reason,
         Ok(Err(error)) => {
             debug!(event = "outbound_failed", %client, error = &error as &dyn std::error::Error);
+            outbound.metrics.refused(error.limit());
             error.close_reason()
         }
         Err(revoked) => revoked,
@@ -110,7 +113,7 @@ async fn connection(
     drain: DrainToken,
     guard: &mut ConnectionGuard,
 ) -> Result<CloseReason, ConnectionError> {
-    let Accepted { tcp, orig_dst, permit: _counted, .. } = accepted;
+    let Accepted { tcp, orig_dst, place: _counted, .. } = accepted;
 
     // phase: outbound 1 "where to, whom to expect, how to speak" | fails: not redirected, the sidecar itself, destination refused | close: not_redirected, loop, denied | metric: mantlet_connections_closed_total
     let destination = outbound.directory.resolve(orig_dst?).await;
@@ -269,7 +272,12 @@ impl HttpConnection {
         let grpc = headers::is_grpc(&request);
         let mut guard = self.requests.begin(request.method(), grpc);
         let mut line = self.access_line(&request);
-        match self.forward(request.map(Body::from)).await {
+        let admitted = connection::admit(&self.outbound.admission, &self.requests);
+        let outcome = match admitted {
+            Ok(()) => self.forward(request.map(Body::from)).await,
+            Err(error) => Err(error),
+        };
+        match outcome {
             Ok(Forwarded { response, permit, addr }) => {
                 guard.answered(response.status(), response.headers(), response.body().waited());
                 self.count(Outcome::answered(response.headers().get(headers::DENIED)));
@@ -280,6 +288,7 @@ impl HttpConnection {
                 response.map(|body| body.with_scope(Box::new((guard, (line, permit)))))
             }
             Err(error) => {
+                self.outbound.metrics.refused(error.limit());
                 let id = error.told(
                     self.outbound.authorizer.log(),
                     AccessRecord {

@@ -4,7 +4,8 @@ use std::{fs, io, net::SocketAddr, num::NonZeroUsize, os::fd::AsFd, time::Durati
 
 use rustix::{
     io::Errno,
-    process::{Signal, getppid, set_parent_process_death_signal},
+    param::page_size,
+    process::{Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit},
 };
 use socket2::SockRef;
 
@@ -60,6 +61,34 @@ pub fn original_destination(tcp: &impl AsFd) -> Option<SocketAddr> {
 pub fn is_no_family(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrNotAvailable
         || error.raw_os_error() == Some(Errno::AFNOSUPPORT.raw_os_error())
+}
+
+/// Raises the limit of file descriptors as far as the process may, and says what it is then. The soft limit
+/// is low for the sake of programs that use `select`.
+#[must_use]
+pub fn raise_descriptor_limit() -> Option<u64> {
+    let limit = getrlimit(Resource::Nofile);
+    // One that may not be raised stays as it is.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    getrlimit(Resource::Nofile).current
+}
+
+/// Bytes of memory that the process has in use.
+#[must_use]
+pub fn resident_memory() -> Option<u64> {
+    let statm = fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
+    Some(pages.saturating_mul(page_size() as u64))
+}
+
+/// Bytes of memory that the own cgroup may use. `None` without a limit.
+#[must_use]
+pub fn memory_limit() -> Option<u64> {
+    let read = |path: &str| fs::read_to_string(path).ok()?.trim().parse().ok();
+    // Version 1 says "no limit" by a number that no machine has.
+    let limit =
+        read("/sys/fs/cgroup/memory.max").or_else(|| read("/sys/fs/cgroup/memory/memory.limit_in_bytes"));
+    limit.filter(|limit: &u64| *limit < 1 << 60)
 }
 
 /// CPUs that the cgroup may use, version 2 first. `None` without a limit.

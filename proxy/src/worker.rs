@@ -5,7 +5,7 @@ use std::{io, sync::Arc, thread, time::Duration};
 
 use tokio::{
     runtime,
-    sync::{Semaphore, mpsc, watch},
+    sync::{mpsc, watch},
     time::{self, Instant},
 };
 
@@ -15,8 +15,8 @@ use crate::{
     drain::{DrainToken, Phase},
     http::{Timeouts, client::Pool},
     inbound::{self, Inbound},
-    listener::{Accepted, Listener, Origin},
-    metrics::{CloseReason, Metrics},
+    listener::{Accepted, Admission, Door, Listener, Origin},
+    metrics::{CloseReason, Direction, Metrics},
     outbound::{self, Outbound},
     pool::Dialer,
     vouch::Vouchers,
@@ -44,8 +44,8 @@ pub struct Worker {
     pub dialer: Dialer,
     /// Counts.
     pub metrics: Arc<Metrics>,
-    /// The process's limit of connections.
-    pub permits: Arc<Semaphore>,
+    /// The process's limits on what comes in.
+    pub admission: Arc<Admission>,
     /// A handshake takes no longer.
     pub handshake_timeout: Duration,
     /// How long open work may outlive the peer's SVID.
@@ -92,7 +92,7 @@ impl Worker {
             authorizer,
             dialer,
             metrics,
-            permits,
+            admission,
             handshake_timeout,
             max_stale_identity,
             timeouts,
@@ -100,14 +100,21 @@ impl Worker {
             ..
         } = self;
         for (socket, route) in listeners {
-            let (Route::Inbound(origin) | Route::Outbound(origin, _)) = &route;
-            let listener = Listener::new(socket, origin.clone(), Arc::clone(&permits))?;
+            let (origin, direction) = match &route {
+                Route::Inbound(origin) => (origin.clone(), Direction::Inbound),
+                Route::Outbound(origin, _) => (origin.clone(), Direction::Outbound),
+            };
+            let admission = Arc::clone(&admission);
+            let door =
+                Door { origin, direction, admission: Arc::clone(&admission), metrics: Arc::clone(&metrics) };
+            let listener = Listener::new(socket, door)?;
             let (authorizer, dialer) = (Arc::clone(&authorizer), dialer.clone());
             let (pool, metrics) = (Arc::clone(&pool), Arc::clone(&metrics));
             let (vouchers, withdrawn) = (Arc::clone(&vouchers), withdrawn.clone());
             match route {
                 Route::Inbound(_) => {
                     let inbound = Arc::new(Inbound {
+                        admission,
                         authorizer,
                         dialer,
                         pool,
@@ -125,6 +132,7 @@ impl Worker {
                 }
                 Route::Outbound(_, directory) => {
                     let outbound = Arc::new(Outbound {
+                        admission,
                         authorizer,
                         directory,
                         dialer,

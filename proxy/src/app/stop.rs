@@ -16,7 +16,7 @@ use std::{
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::{Notify, Semaphore},
+    sync::Notify,
     time::{self, Instant},
 };
 use tracing::info;
@@ -24,6 +24,7 @@ use tracing::info;
 use crate::{
     config::Config,
     drain::{Drain, Phase},
+    listener::Admission,
     log::{Log, Value},
     readiness::{Blocker, Readiness},
 };
@@ -45,7 +46,7 @@ pub(super) struct Stop<'a> {
     pub(super) log: Log,
     pub(super) config: &'a Config,
     /// The limit of connections; every listening socket holds one place for whoever comes next.
-    pub(super) permits: Arc<Semaphore>,
+    pub(super) admission: Arc<Admission>,
     pub(super) sockets: usize,
 }
 
@@ -107,7 +108,7 @@ impl Stop<'_> {
     }
 
     fn is_connected(&self) -> bool {
-        self.permits.available_permits().saturating_add(self.sockets) < self.config.max_connections
+        self.admission.free().saturating_add(self.sockets) < self.config.max_connections
     }
 }
 

@@ -13,15 +13,11 @@ use mantlet_policy::{
     headers::{HeaderValues, NamedHeaders},
 };
 
-/// Most fields of a request head, `Host` and pseudo-header fields included.
-const MAX_FIELDS: usize = 100;
-/// Most bytes of them, each counted with [`FIELD_OVERHEAD`]. What was repeated cheaply on the wire
-/// (RFC 7541 table entries) counts as what it decodes to (CVE-2026-47774).
-const MAX_HEAD_BYTES: usize = 32 * 1024;
-/// What a field costs beyond its bytes (RFC 9113, 6.5.2), on HTTP/1 too: one limit for both.
+use crate::limits::{HEAD_BYTES, HEAD_FIELDS, TARGET_BYTES};
+
+/// What a field costs beyond its bytes (RFC 9113, 6.5.2), on HTTP/1 too: one limit for both. What was
+/// repeated cheaply on the wire (RFC 7541 table entries) counts as what it decodes to (CVE-2026-47774).
 const FIELD_OVERHEAD: usize = 32;
-/// Most bytes of path and query.
-const MAX_TARGET_BYTES: usize = 8 * 1024;
 
 /// Fields that decide what kind of exchange a request opens.
 const STRUCTURAL: [HeaderName; 5] = [HOST, CONTENT_TYPE, CONNECTION, UPGRADE, SEC_WEBSOCKET_KEY];
@@ -72,7 +68,7 @@ pub(super) fn meaning<'a, B>(
 /// The HTTP libraries have limits of their own, but each counts in its own way.
 fn within_limits<B>(request: &Request<B>) -> Result<(), Malformed> {
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
-    if target > MAX_TARGET_BYTES {
+    if target > TARGET_BYTES {
         return Err(Malformed::TargetTooLong);
     }
     let authority = request.uri().authority().map_or(0, |authority| authority.as_str().len());
@@ -82,7 +78,7 @@ fn within_limits<B>(request: &Request<B>) -> Result<(), Malformed> {
         sum + name.as_str().len() + value.len() + FIELD_OVERHEAD
     };
     let bytes = request.headers().iter().fold(target + authority + pseudo * FIELD_OVERHEAD, bytes);
-    if fields > MAX_FIELDS || bytes > MAX_HEAD_BYTES { Err(Malformed::HeadTooLarge) } else { Ok(()) }
+    if fields > HEAD_FIELDS || bytes > HEAD_BYTES { Err(Malformed::HeadTooLarge) } else { Ok(()) }
 }
 
 /// `Transfer-Encoding` is `chunked`, alone, on HTTP/1.1 (RFC 9112, 6.1): hyper also takes a list that

@@ -82,6 +82,12 @@ pub enum Id {
     Workers,
     /// Connections per process.
     MaxConnections,
+    /// Inbound connections of one address.
+    MaxConnectionsPerPeer,
+    /// Requests in flight.
+    MaxRequests,
+    /// Resident memory.
+    MaxMemory,
     /// How long a stop goes unannounced.
     StopDelay,
     /// How long a drain may take.
@@ -94,6 +100,8 @@ pub enum Id {
     HeaderTimeout,
     /// An idle keep-alive connection.
     IdleTimeout,
+    /// A peer that takes or sends nothing.
+    StallTimeout,
     /// Opaque streams beyond their peer's SVID.
     MaxStaleIdentity,
     /// Own identity after the Workload API denies it.
@@ -339,6 +347,35 @@ const MAIN: &[Key] = &[
         )
     },
     Key {
+        default: Some("1024"),
+        meaning: "Inbound connections of one address that may be open at a time; the next one is reset.",
+        ..key(
+            Id::MaxConnectionsPerPeer,
+            LIMITS,
+            "max-connections-per-peer",
+            "MANTLET_MAX_CONNECTIONS_PER_PEER",
+            "COUNT",
+            Kind::Count(1, 1_000_000),
+        )
+    },
+    Key {
+        default: Some("10000"),
+        meaning: "HTTP requests of each direction that may be in flight; the next one is answered 503.",
+        ..key(
+            Id::MaxRequests,
+            LIMITS,
+            "max-requests",
+            "MANTLET_MAX_REQUESTS",
+            "COUNT",
+            Kind::Count(1, 10_000_000),
+        )
+    },
+    Key {
+        unset: "nine tenths of the cgroup's limit, if there is one",
+        meaning: "Resident memory in MiB past which new inbound connections are reset and new requests answered 503.",
+        ..key(Id::MaxMemory, LIMITS, "max-memory", "MANTLET_MAX_MEMORY", "MIB", Kind::Count(1, 1_000_000))
+    },
+    Key {
         default: Some("5s"),
         meaning: "Longest wait for a TCP connection to an app or a peer.",
         ..key(
@@ -384,6 +421,19 @@ const MAIN: &[Key] = &[
             "MANTLET_IDLE_TIMEOUT",
             "DURATION",
             Kind::Duration(secs(1), secs(DAY)),
+        )
+    },
+    Key {
+        default: Some("1m"),
+        meaning: "How long an HTTP peer may take none of the bytes that wait for it, or send none of a request body \
+                  whose length it said.",
+        ..key(
+            Id::StallTimeout,
+            LIMITS,
+            "stall-timeout",
+            "MANTLET_STALL_TIMEOUT",
+            "DURATION",
+            Kind::Duration(millis(100), secs(DAY)),
         )
     },
     Key {

@@ -81,6 +81,12 @@ pub struct Config {
     pub metrics_peers: usize,
     /// Connections at a time.
     pub max_connections: usize,
+    /// Inbound connections of one address at a time.
+    pub max_connections_per_peer: usize,
+    /// Requests in flight, each direction.
+    pub max_requests: usize,
+    /// Resident memory in MiB; `None` takes the cgroup's limit.
+    pub max_memory: Option<usize>,
     /// TCP connect.
     pub connect_timeout: Duration,
     /// TLS handshake.
@@ -91,6 +97,8 @@ pub struct Config {
     pub response_timeout: Option<Duration>,
     /// Between requests.
     pub idle_timeout: Duration,
+    /// A peer that takes or sends nothing.
+    pub stall_timeout: Duration,
     /// From the order to stop to its announcement.
     pub stop_delay: Duration,
     /// Orderly stop.

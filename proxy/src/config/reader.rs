@@ -75,11 +75,15 @@ impl Reader<'_> {
         let metrics_level = self.required(Id::MetricsLevel, metrics_level);
         let metrics_peers = self.count(Id::MetricsPeers);
         let max_connections = self.count(Id::MaxConnections);
+        let max_connections_per_peer = self.count(Id::MaxConnectionsPerPeer);
+        let max_requests = self.count(Id::MaxRequests);
+        let max_memory = self.optional_count(Id::MaxMemory);
         let connect_timeout = self.duration(Id::ConnectTimeout);
         let handshake_timeout = self.duration(Id::HandshakeTimeout);
         let header_timeout = self.duration(Id::HeaderTimeout);
         let response_timeout = self.optional_duration(Id::ResponseTimeout);
         let idle_timeout = self.duration(Id::IdleTimeout);
+        let stall_timeout = self.duration(Id::StallTimeout);
         let stop_delay = self.duration(Id::StopDelay);
         let drain_deadline = self.duration(Id::DrainDeadline);
         let workers = self.optional_count(Id::Workers);
@@ -107,11 +111,15 @@ impl Reader<'_> {
             metrics_level: metrics_level?,
             metrics_peers: metrics_peers?,
             max_connections: max_connections?,
+            max_connections_per_peer: max_connections_per_peer?,
+            max_requests: max_requests?,
+            max_memory: max_memory?,
             connect_timeout: connect_timeout?,
             handshake_timeout: handshake_timeout?,
             header_timeout: header_timeout?,
             response_timeout: response_timeout?,
             idle_timeout: idle_timeout?,
+            stall_timeout: stall_timeout?,
             stop_delay: stop_delay?,
             drain_deadline: drain_deadline?,
             workers: workers?.and_then(NonZeroUsize::new),

@@ -2,7 +2,7 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -11,8 +11,15 @@ use http::{HeaderMap, HeaderValue};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::{client::Lease, guard::Exchange, headers};
-use crate::{metrics::RequestGuard, revoke::Revoke};
+use super::{
+    client::Lease,
+    guard::{Exchange, Patience},
+    headers,
+};
+use crate::{
+    metrics::{CloseReason, RequestGuard},
+    revoke::Revoke,
+};
 
 /// A body that is streamed through, or a short text of our own.
 ///
@@ -28,6 +35,9 @@ pub struct Body {
     revoke: Option<Revoke>,
     /// How long the upstream took to answer with the head that belongs to this body.
     waited: Option<Duration>,
+    /// Set for a request: ends it when a body of known length does not come.
+    hurry: Option<(Revoke, Duration)>,
+    patience: Option<Box<Patience>>,
 }
 
 /// What lives as long as a response.
@@ -84,6 +94,17 @@ impl Body {
         self
     }
 
+    /// Ends the request by `revoke` when its length is known and no byte comes for `limit`. A body of
+    /// unknown length may be a stream that rests.
+    #[must_use]
+    pub fn hurried(mut self, revoke: Revoke, limit: Duration) -> Self {
+        self.hurry = http_body::Body::size_hint(&self)
+            .exact()
+            .is_some_and(|bytes| bytes > 0)
+            .then_some((revoke, limit));
+        self
+    }
+
     /// Ends with the trailers of a refusal when `revoke` is used.
     #[must_use]
     pub fn ending_with_trailers(mut self, revoke: Revoke) -> Self {
@@ -102,6 +123,15 @@ impl Body {
         trailers.insert("grpc-status", HeaderValue::from_static("7"));
         trailers.insert("grpc-message", HeaderValue::from_static(reason.as_str()));
         Some(Frame::trailers(trailers))
+    }
+
+    /// No byte of the body is there.
+    fn hurry(&mut self, cx: &mut Context<'_>) {
+        let Some((revoke, limit)) = &self.hurry else { return };
+        if self.patience.get_or_insert_default().poll(cx, *limit).is_ready() {
+            revoke.revoke(CloseReason::Timeout);
+            self.hurry = None;
+        }
     }
 
     fn said(&mut self, frame: &Frame<Bytes>) {
@@ -148,7 +178,13 @@ impl http_body::Body for Body {
                 Some(Ok(Frame::data(text)))
             }
             Content::Stream(stream) => {
-                let frame = ready!(Pin::new(stream).poll_frame(cx));
+                let Poll::Ready(frame) = Pin::new(stream).poll_frame(cx) else {
+                    self.hurry(cx);
+                    return Poll::Pending;
+                };
+                if let Some(patience) = &mut self.patience {
+                    patience.renew();
+                }
                 if frame.is_none() {
                     self.content = Content::Empty;
                 }

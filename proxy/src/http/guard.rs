@@ -1,8 +1,12 @@
-//! What hyper does not limit: how long a request head may take, how long a connection may be idle,
-//! and how often a peer may send HTTP/2 frames that make us work without getting anything done.
+//! What hyper does not limit: how long a request head may take, how long a connection may be idle or its
+//! peer take nothing, and how often a peer may send HTTP/2 frames that make us work without getting
+//! anything done.
 //!
 //! The limits sit in the byte stream under hyper. hyper's own head timer also closes connections on
 //! which nothing has begun, and its HTTP/2 answers PING and SETTINGS without counting them.
+
+mod frames;
+mod patience;
 
 use std::{
     io,
@@ -11,22 +15,23 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Instant, Sleep, sleep_until},
+    time::{Instant, sleep},
 };
 
-use crate::{detect::H2_PREFACE, io::BoxIo, metrics::Counted};
+use self::frames::FrameScan;
+pub(super) use self::patience::Patience;
+use crate::{
+    io::BoxIo,
+    metrics::{Counted, Limit},
+};
 
-/// PING, SETTINGS and the like within a second, without a request or a body byte between them.
-const IDLE_FRAMES_PER_SECOND: u32 = 200;
-const FRAME_HEAD: usize = 9;
-
-/// Times of an HTTP/1 connection.
+/// Times of a connection that carries HTTP.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
     /// From the first byte of a request head to its last.
@@ -37,21 +42,37 @@ pub struct Timeouts {
     pub idle: Duration,
     /// The same once the sidecar stops: as long as a peer may still send a request on it.
     pub idle_at_stop: Duration,
+    /// A peer that takes none of the bytes that wait for it, or sends none of a body of known length.
+    pub stall: Duration,
 }
 
 /// The byte stream under an HTTP server.
 pub(super) struct Guarded {
     io: Counted<BoxIo>,
     guard: Guard,
+    timeouts: Timeouts,
+    /// With a peer that sends nothing.
+    reading: Patience,
+    /// With a peer that takes nothing.
+    writing: Patience,
 }
 
 enum Guard {
-    H1(HeadTimer),
-    H2(FrameScan),
+    H1 {
+        stage: Stage,
+        /// The stage when it was last looked at.
+        seen: u32,
+    },
+    H2 {
+        scan: Box<FrameScan>,
+        /// The limit that the peer has run into.
+        beyond: Option<Limit>,
+    },
 }
 
-/// Where an HTTP/1 connection is; shared with whoever answers. The lowest two bits are the stage, the
-/// others number the requests, so that one request's head is not taken for another's.
+/// Where a connection is; shared with whoever answers. The lowest two bits are the stage, the
+/// others number the requests, so that one request's head is not taken for another's. On HTTP/2 the
+/// stage is always [`IDLE`], and the open exchanges are those that hold it.
 #[derive(Clone, Default)]
 pub(super) struct Stage(Arc<StageState>);
 
@@ -74,36 +95,73 @@ const STAGES: u32 = 4;
 /// An exchange, from the complete head to the end of the response.
 pub(super) struct Exchange(Stage);
 
-struct HeadTimer {
-    stage: Stage,
-    timeouts: Timeouts,
-    /// When the present stage began, and what it was.
-    since: (u32, Instant),
-    timer: Option<Pin<Box<Sleep>>>,
-}
-
-/// Follows the frames of an HTTP/2 connection (RFC 9113, 4.1).
-#[derive(Default)]
-struct FrameScan {
-    /// Bytes of the preface, or of the present payload, still to come.
-    skip: usize,
-    begun: bool,
-    head: [u8; FRAME_HEAD],
-    head_len: usize,
-    idle_frames: u32,
-    second: Option<Instant>,
-}
-
 // === impl Guarded ===
 
 impl Guarded {
     pub(super) fn http1(io: Counted<BoxIo>, timeouts: Timeouts, stage: Stage) -> Self {
-        let since = (stage.now(), Instant::now());
-        Self { io, guard: Guard::H1(HeadTimer { stage, timeouts, since, timer: None }) }
+        let seen = stage.now();
+        Self::new(io, timeouts, Guard::H1 { stage, seen })
     }
 
-    pub(super) fn http2(io: Counted<BoxIo>) -> Self {
-        Self { io, guard: Guard::H2(FrameScan::default()) }
+    pub(super) fn http2(io: Counted<BoxIo>, timeouts: Timeouts) -> Self {
+        Self::new(io, timeouts, Guard::H2 { scan: Box::default(), beyond: None })
+    }
+
+    fn new(io: Counted<BoxIo>, timeouts: Timeouts, guard: Guard) -> Self {
+        Self { io, guard, timeouts, reading: Patience::default(), writing: Patience::default() }
+    }
+
+    fn is_switched(&self) -> bool {
+        matches!(&self.guard, Guard::H1 { stage, .. } if stage.now() % STAGES == SWITCHED)
+    }
+
+    /// Nothing to read: errs when that has lasted too long for the present stage, and is the end of an
+    /// idle stream when the sidecar stops.
+    fn wait(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let (limit, end) = match &mut self.guard {
+            Guard::H1 { stage, seen } => {
+                let now = stage.now();
+                if std::mem::replace(seen, now) != now {
+                    self.reading.renew();
+                }
+                match now % STAGES {
+                    IDLE if stage.is_stopping() => {
+                        (self.timeouts.idle_at_stop.min(self.timeouts.idle), Ok(()))
+                    }
+                    IDLE => (self.timeouts.idle, Err(io::ErrorKind::TimedOut)),
+                    HEAD => (self.timeouts.head, Err(io::ErrorKind::TimedOut)),
+                    // What limits an exchange is limited where the exchange is.
+                    _ => return Poll::Pending,
+                }
+            }
+            Guard::H2 { scan, .. } if scan.is_in_head() => (self.timeouts.head, Err(io::ErrorKind::TimedOut)),
+            Guard::H2 { .. } => {
+                self.reading.renew();
+                return Poll::Pending;
+            }
+        };
+        ready!(self.reading.poll(cx, limit));
+        Poll::Ready(end.map_err(Into::into))
+    }
+
+    /// What came of a write. A peer that takes nothing is waited for so long and no longer.
+    fn wrote(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match &written {
+            // What is no HTTP any more may rest for as long as it likes.
+            Poll::Pending if self.is_switched() => Poll::Pending,
+            Poll::Pending => {
+                let limit = self.timeouts.stall;
+                ready!(self.writing.poll(cx, limit));
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            }
+            Poll::Ready(result) => {
+                self.writing.renew();
+                if let (Guard::H2 { scan, .. }, Ok(bytes)) = (&mut self.guard, result) {
+                    scan.sent(*bytes);
+                }
+                written
+            }
+        }
     }
 }
 
@@ -113,19 +171,23 @@ impl AsyncRead for Guarded {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if let Guard::H2 { beyond: Some(limit), .. } = self.guard {
+            return Poll::Ready(Err(beyond(limit)));
+        }
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.io).poll_read(cx, buffer);
         let seen = buffer.filled().get(before..).unwrap_or_default();
         match (&mut self.guard, &read) {
-            (Guard::H1(timer), Poll::Pending) => timer.poll(cx),
-            (Guard::H1(timer), Poll::Ready(Ok(()))) if !seen.is_empty() => {
-                timer.stage.advance(IDLE, HEAD);
+            (_, Poll::Pending) => self.wait(cx),
+            (Guard::H1 { stage, .. }, Poll::Ready(Ok(()))) if !seen.is_empty() => {
+                stage.advance(IDLE, HEAD);
                 read
             }
-            (Guard::H2(scan), Poll::Ready(Ok(()))) => match scan.follow(seen, Instant::now) {
-                Ok(()) => read,
-                Err(Flood) => Poll::Ready(Err(io::Error::new(io::ErrorKind::QuotaExceeded, "frame flood"))),
-            },
+            (Guard::H2 { scan, beyond }, Poll::Ready(Ok(()))) => {
+                // The library sees these bytes still: it may have a limit of its own to tell the peer.
+                *beyond = scan.follow(seen, Instant::now).err();
+                read
+            }
             _ => read,
         }
     }
@@ -133,7 +195,8 @@ impl AsyncRead for Guarded {
 
 impl AsyncWrite for Guarded {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, data)
+        let written = Pin::new(&mut self.io).poll_write(cx, data);
+        self.wrote(cx, written)
     }
 
     fn poll_write_vectored(
@@ -141,7 +204,8 @@ impl AsyncWrite for Guarded {
         cx: &mut Context<'_>,
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, data)
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, data);
+        self.wrote(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -157,6 +221,19 @@ impl AsyncWrite for Guarded {
     }
 }
 
+/// The error of a connection that has run into `limit`. Its text is the limit's word: HTTP libraries hand
+/// on the kind and the text of an error, and nothing else.
+fn beyond(limit: Limit) -> io::Error {
+    io::Error::new(io::ErrorKind::QuotaExceeded, limit.as_str())
+}
+
+/// The limit that an error of a connection is about.
+#[must_use]
+pub fn limit_of(error: &io::Error) -> Option<Limit> {
+    let text = (error.kind() == io::ErrorKind::QuotaExceeded).then(|| error.to_string())?;
+    Limit::ALL.iter().copied().find(|limit| limit.as_str() == text)
+}
+
 // === impl Stage ===
 
 impl Stage {
@@ -165,6 +242,31 @@ impl Stage {
         let request = (self.now() / STAGES).wrapping_add(1);
         self.0.now.store(request.wrapping_mul(STAGES) | BUSY, Ordering::Relaxed);
         Exchange(self.clone())
+    }
+
+    /// A request of HTTP/2, until what this gives is dropped.
+    pub(super) fn stream(&self) -> Exchange {
+        self.0.now.fetch_add(STAGES, Ordering::Relaxed);
+        Exchange(self.clone())
+    }
+
+    /// Whether an HTTP/2 connection carries nothing. `holders` is how many hold the stage then.
+    pub(super) fn is_idle(&self, holders: usize) -> bool {
+        Arc::strong_count(&self.0) <= holders
+    }
+
+    /// Resolves when an HTTP/2 connection has carried nothing for `limit`, or up to a quarter longer.
+    /// `holders` is how many hold the stage when there is no request.
+    pub(super) async fn idle(&self, holders: usize, limit: Duration) {
+        let quarter = limit / 4;
+        let (mut seen, mut quiet) = (self.now(), 0);
+        while quiet < 4 {
+            sleep(quarter).await;
+            let now = self.now();
+            let idle = now == seen && self.is_idle(holders);
+            quiet = if idle { quiet + 1 } else { 0 };
+            seen = now;
+        }
     }
 
     /// The connection has been switched to another protocol: nothing here is for it.
@@ -203,103 +305,6 @@ impl Drop for Exchange {
     }
 }
 
-// === impl HeadTimer ===
-
-impl HeadTimer {
-    /// Nothing to read: errs when that has lasted too long for the present stage, and is the end of the
-    /// stream when the sidecar stops. One timer is armed and looked at again when it fires; a request
-    /// in time costs no timer operation.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let stage = self.stage.now();
-        if self.since.0 != stage {
-            self.since = (stage, Instant::now());
-        }
-        let stopping = self.stage.is_stopping() && stage % STAGES == IDLE;
-        let limit = match stage % STAGES {
-            IDLE if stopping => self.timeouts.idle_at_stop.min(self.timeouts.idle),
-            IDLE => self.timeouts.idle,
-            HEAD => self.timeouts.head,
-            // What limits an exchange is limited where the exchange is.
-            _ => return Poll::Pending,
-        };
-        let deadline = self.since.1 + limit;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        if timer.deadline() > deadline {
-            timer.as_mut().reset(deadline);
-        }
-        while timer.as_mut().poll(cx).is_ready() {
-            if Instant::now() >= deadline {
-                return Poll::Ready(if stopping { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) });
-            }
-            timer.as_mut().reset(deadline);
-        }
-        Poll::Pending
-    }
-}
-
-// === impl FrameScan ===
-
-/// A peer keeps us busy with frames that lead nowhere (CVE-2019-9512, CVE-2019-9515).
-#[derive(Debug)]
-struct Flood;
-
-impl FrameScan {
-    fn follow(&mut self, mut bytes: &[u8], now: impl Fn() -> Instant) -> Result<(), Flood> {
-        if !self.begun {
-            self.begun = true;
-            self.skip = H2_PREFACE.len();
-        }
-        while !bytes.is_empty() {
-            if self.skip > 0 {
-                let skipped = self.skip.min(bytes.len());
-                self.skip -= skipped;
-                bytes = bytes.get(skipped..).unwrap_or_default();
-                continue;
-            }
-            let wanted = (FRAME_HEAD - self.head_len).min(bytes.len());
-            let (head, rest) = bytes.split_at(wanted);
-            if let Some(place) = self.head.get_mut(self.head_len..self.head_len + wanted) {
-                place.copy_from_slice(head);
-            }
-            self.head_len += wanted;
-            bytes = rest;
-            if self.head_len == FRAME_HEAD {
-                self.head_len = 0;
-                self.frame(&now)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// A frame head is complete.
-    fn frame(&mut self, now: &impl Fn() -> Instant) -> Result<(), Flood> {
-        const DATA: u8 = 0x0;
-        const HEADERS: u8 = 0x1;
-        const PRIORITY: u8 = 0x2;
-        const SETTINGS: u8 = 0x4;
-        const PING: u8 = 0x6;
-        let [a, b, c, kind, ..] = self.head;
-        self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
-        match kind {
-            HEADERS => self.idle_frames = 0,
-            DATA if self.skip > 0 => self.idle_frames = 0,
-            DATA | PRIORITY | SETTINGS | PING => {
-                let now = now();
-                if self.second.is_none_or(|begun| now.duration_since(begun) >= Duration::from_secs(1)) {
-                    self.second = Some(now);
-                    self.idle_frames = 0;
-                }
-                self.idle_frames += 1;
-                if self.idle_frames > IDLE_FRAMES_PER_SECOND {
-                    return Err(Flood);
-                }
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
@@ -312,46 +317,12 @@ mod tests {
         head: Duration::from_secs(10),
         idle: Duration::from_secs(300),
         idle_at_stop: Duration::from_secs(11),
+        stall: Duration::from_secs(60),
     };
 
     fn counted(io: tokio::io::DuplexStream) -> Counted<BoxIo> {
         let metrics = Metrics::new(Options::default());
         Counted::new(Box::new(io), metrics.bytes(Direction::Inbound))
-    }
-
-    fn frames(kind: u8, payload: usize, count: usize) -> Vec<u8> {
-        let length = payload as u32;
-        let mut frame = vec![(length >> 16) as u8, (length >> 8) as u8, length as u8, kind, 0, 0, 0, 0, 0];
-        frame.resize(FRAME_HEAD + payload, 0);
-        frame.repeat(count)
-    }
-
-    fn follow(pieces: &[&[u8]]) -> Result<(), Flood> {
-        let (mut scan, start) = (FrameScan::default(), Instant::now());
-        scan.follow(H2_PREFACE, || start).unwrap();
-        pieces.iter().try_for_each(|piece| scan.follow(piece, || start))
-    }
-
-    #[tokio::test]
-    async fn pings_without_progress_are_a_flood_and_pings_between_data_are_not() {
-        assert!(follow(&[&frames(6, 8, 200)]).is_ok());
-        assert!(follow(&[&frames(6, 8, 201)]).is_err());
-        assert!(follow(&[&frames(4, 0, 150), &frames(6, 8, 51)]).is_err());
-        let busy: Vec<u8> = (0..1000).flat_map(|_| [frames(6, 8, 1), frames(0, 5, 1)].concat()).collect();
-        assert!(follow(&[&busy]).is_ok());
-        assert!(follow(&[&frames(0, 0, 201)]).is_err(), "empty DATA frames lead nowhere");
-    }
-
-    #[tokio::test]
-    async fn frames_are_followed_however_they_are_packed() {
-        let flood = frames(6, 8, 201);
-        let bytes: Vec<&[u8]> = flood.chunks(1).collect();
-        assert!(follow(&bytes).is_err());
-        let mut hidden = frames(0, 9 * 300, 1);
-        // A payload that looks like frames is a payload.
-        let end = hidden.len();
-        hidden[FRAME_HEAD..end].copy_from_slice(&frames(6, 0, 300));
-        assert!(follow(&[&hidden]).is_ok());
     }
 
     #[tokio::test(start_paused = true)]
@@ -405,5 +376,38 @@ mod tests {
         let begun = Instant::now();
         assert_eq!(guarded.read(&mut sink).await.unwrap(), 0);
         assert_eq!(begun.elapsed().as_secs(), 11);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_nothing_is_waited_for_so_long_and_no_longer() {
+        let (_client, io) = duplex(64);
+        let stage = Stage::default();
+        let _exchange = stage.answer();
+        let mut guarded = Guarded::http1(counted(io), TIMEOUTS, stage.clone());
+        let begun = Instant::now();
+        let error = guarded.write_all(&[0; 100]).await.unwrap_err();
+        assert_eq!((error.kind(), begun.elapsed().as_secs()), (io::ErrorKind::TimedOut, 60));
+        stage.switch();
+        let hour = tokio::time::timeout(Duration::from_secs(3600), guarded.write_all(&[0; 100])).await;
+        assert!(hour.is_err(), "what is no HTTP any more may rest");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_http_2_connection_without_a_stream_is_idle_and_one_with_a_stream_is_not() {
+        let stage = Stage::default();
+        let (hour, limit) = (Duration::from_secs(3600), Duration::from_secs(300));
+        let stream = stage.stream();
+        assert!(tokio::time::timeout(hour, stage.idle(1, limit)).await.is_err());
+        drop(stream);
+        let begun = Instant::now();
+        stage.idle(1, limit).await;
+        assert_eq!(begun.elapsed(), limit);
+    }
+
+    #[test]
+    fn a_limit_is_known_again_by_the_text_that_libraries_hand_on() {
+        let handed_on = io::Error::new(io::ErrorKind::QuotaExceeded, beyond(Limit::Resets).to_string());
+        assert_eq!(limit_of(&handed_on), Some(Limit::Resets));
+        assert_eq!(limit_of(&io::ErrorKind::QuotaExceeded.into()), None);
     }
 }

@@ -9,4 +9,4 @@ pub mod server;
 pub mod upgrade;
 
 pub use body::Body;
-pub use guard::Timeouts;
+pub use guard::{Timeouts, limit_of};

@@ -23,27 +23,21 @@ use crate::{
     detect::HttpVersion,
     drain::{DrainToken, Phase},
     io::BoxIo,
+    limits::{
+        BROKEN_STREAMS, CONNECTION_WINDOW, HEAD_BYTES, HEAD_FIELDS, PENDING_RESETS, STREAM_WINDOW, STREAMS,
+    },
     metrics::Counted,
     revoke::revocable,
 };
-
-/// Most fields of a request head.
-const MAX_HEADERS: usize = 100;
-/// Most bytes of a request head, for both versions.
-const MAX_HEAD_BYTES: usize = 32 * 1024;
-/// Streams that a peer may have open.
-const MAX_STREAMS: u32 = 100;
-const STREAM_WINDOW: u32 = 64 * 1024;
-const CONNECTION_WINDOW: u32 = MAX_STREAMS * STREAM_WINDOW;
-/// Resets that may wait for their streams to be cleaned up, and errors that a peer may provoke,
-/// before the connection ends (CVE-2023-44487, CVE-2025-8671).
-const MAX_PENDING_RESETS: usize = 20;
-const MAX_LOCAL_RESETS: usize = 100;
 
 /// The connection broke HTTP, or broke.
 #[derive(Debug, Error)]
 #[error("HTTP connection failed")]
 pub struct ServeError(#[source] pub hyper::Error);
+
+/// Who holds the stage of an HTTP/2 connection without a request: its service, and whoever waits for it to
+/// be idle.
+const HOLDERS: usize = 2;
 
 /// Spawns the streams of an HTTP/2 connection, each revocable by itself.
 #[derive(Clone, Copy)]
@@ -86,11 +80,20 @@ where
             serve_h1(io, service, guarded, drain, leave).await
         }
         HttpVersion::H2 => {
+            let stage = Stage::default();
+            let guarded = stage.clone();
             let service = service_fn(move |request| {
-                let answer = boxed(service(request));
-                async move { Ok::<_, Infallible>(answer.await) }
+                let (exchange, answer) = (stage.stream(), boxed(service(request)));
+                async move { Ok::<_, Infallible>(answer.await.map(|body| body.with_exchange(exchange))) }
             });
-            serve_h2(Guarded::http2(io), service, drain, leave).await
+            let leave = async {
+                tokio::select! {
+                    () = leave => {}
+                    () = guarded.idle(HOLDERS, timeouts.idle) => {}
+                }
+            };
+            let io = Guarded::http2(io, timeouts);
+            serve_h2(io, service, &guarded, drain, leave).await
         }
     }
     .map_err(ServeError)
@@ -113,8 +116,8 @@ where
     S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>,
 {
     let connection = http1::Builder::new()
-        .max_headers(MAX_HEADERS)
-        .max_buf_size(MAX_HEAD_BYTES)
+        .max_headers(HEAD_FIELDS)
+        .max_buf_size(HEAD_BYTES)
         // Applications close their half after the last request and still want the answer.
         .half_close(true)
         .auto_date_header(false)
@@ -136,6 +139,7 @@ where
 async fn serve_h2<S>(
     io: Guarded,
     service: S,
+    stage: &Stage,
     mut drain: DrainToken,
     leave: impl Future<Output = ()>,
 ) -> hyper::Result<()>
@@ -145,12 +149,12 @@ where
 {
     let connection = http2::Builder::new(Streams)
         .timer(TokioTimer::new())
-        .max_concurrent_streams(MAX_STREAMS)
+        .max_concurrent_streams(STREAMS)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_header_list_size(MAX_HEAD_BYTES as u32)
-        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
-        .max_local_error_reset_streams(MAX_LOCAL_RESETS)
+        .max_header_list_size(HEAD_BYTES as u32)
+        .max_pending_accept_reset_streams(PENDING_RESETS)
+        .max_local_error_reset_streams(BROKEN_STREAMS)
         .auto_date_header(false)
         .serve_connection(TokioIo::new(io), service);
     let mut connection = pin!(connection);
@@ -161,7 +165,11 @@ where
         () = leave => {}
     }
     connection.as_mut().graceful_shutdown();
-    finish(connection, drain).await
+    match finish(connection, drain).await {
+        // After GOAWAY either side may close first, and not every peer says goodbye.
+        Err(_) if stage.is_idle(HOLDERS) => Ok(()),
+        ended => ended,
+    }
 }
 
 /// Lets what is in flight finish, until the stop is forced.

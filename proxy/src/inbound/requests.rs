@@ -9,7 +9,7 @@ use mantlet_id::SpiffeId;
 use super::{Inbound, relay};
 use crate::{
     authz::{Permit, RequestKind, Session},
-    connection::ConnectionError,
+    connection::{self, ConnectionError},
     detect::HttpVersion,
     drain::DrainToken,
     http::{
@@ -92,7 +92,7 @@ impl HttpConnection {
         revoke.request_begins();
         let outcome = tokio::select! {
             biased;
-            outcome = self.forward(request, &mut guard) => outcome,
+            outcome = self.admit_and_forward(request, &mut guard) => outcome,
             reason = revoke.revoked() => Err(ConnectionError::Revoked(reason)),
         };
         match outcome {
@@ -111,6 +111,7 @@ impl HttpConnection {
             }
             Err(error) => {
                 let caller = self.session.caller().id().map(|id| id.as_str());
+                self.inbound.metrics.refused(error.limit());
                 let id = error.told(
                     self.inbound.authorizer.log(),
                     AccessRecord {
@@ -137,6 +138,15 @@ impl HttpConnection {
         }
     }
 
+    async fn admit_and_forward(
+        &self,
+        request: Request<Incoming>,
+        guard: &mut RequestGuard,
+    ) -> Result<(Response<Body>, Option<Permit>), ConnectionError> {
+        connection::admit(&self.inbound.admission, &self.requests)?;
+        self.forward(request, guard).await
+    }
+
     fn access_line(&self, request: &Request<Incoming>) -> Option<AccessLine> {
         let mut line = self.inbound.authorizer.log().access_line("inbound", "http")?;
         line.peer(self.session.caller().id().map(SpiffeId::as_str), Some(self.session.client().0));
@@ -153,7 +163,8 @@ impl HttpConnection {
         guard: &mut RequestGuard,
     ) -> Result<(Response<Body>, Option<Permit>), ConnectionError> {
         // phase: inbound 7 "request: one meaning, or refused; then policy" | fails: malformed, denied | close: denied | metric: mantlet_authz_decisions_total
-        let request = request.map(Body::from);
+        let (revoke, stall) = (Revoke::current(), self.inbound.timeouts.stall);
+        let request = request.map(|body| Body::from(body).hurried(revoke, stall));
         let mut permitted = self.inbound.authorizer.authorize_request(&self.session, request)?;
         if let Some(route) = permitted.route() {
             guard.route(route.clone());

@@ -86,10 +86,13 @@ impl Drop for Expected<'_> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::{net::TcpListener, sync::Semaphore};
+    use tokio::net::TcpListener;
 
     use super::*;
-    use crate::listener::{Listener, Misdirected, Origin};
+    use crate::{
+        listener::{Admission, Door, Listener, Misdirected, Origin},
+        metrics::{Direction, Metrics, Options},
+    };
 
     #[tokio::test]
     async fn a_call_arrives_with_its_destination_and_a_stranger_does_not() {
@@ -99,7 +102,9 @@ mod tests {
         let calls = Arc::new(OwnCalls::new(addr, [pod].into()));
         assert!(calls.are_to(pod) && !calls.are_to("10.244.1.6".parse().unwrap()));
         let origin = Origin::Own(Arc::clone(&calls));
-        let listener = Listener::new(socket, origin, Arc::new(Semaphore::new(9))).unwrap();
+        let (admission, metrics) = (Admission::new(9, 9, 9), Metrics::new(Options::default()));
+        let door = Door { origin, direction: Direction::Inbound, admission, metrics };
+        let listener = Listener::new(socket, door).unwrap();
         let _stranger = TcpStream::connect(addr).await.unwrap();
         let refused = listener.accept().await;
         assert_eq!(refused.orig_dst, Err(Misdirected::NotRedirected(addr)));

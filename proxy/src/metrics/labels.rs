@@ -222,6 +222,7 @@ words!(
     super::ConnectResult,
     super::Direction,
     super::EndpointState,
+    super::Limit,
     super::LookupResult,
     super::Transport,
     super::vocabulary::CodeClass,

@@ -36,7 +36,7 @@ pub use self::{
     request::{RequestGuard, RequestMetrics},
     state::{BundleNow, IdentityNow, LinesNow, Now, PolicyNow},
     vocabulary::{
-        CloseReason, CodeClass, ConnectResult, Direction, EndpointState, Full, GrpcStatus, Io, Layer,
+        CloseReason, CodeClass, ConnectResult, Direction, EndpointState, Full, GrpcStatus, Io, Layer, Limit,
         LogStream, LookupResult, MethodLabel, PoolState, RefreshResult, ReloadResult, TlsCipher, TlsGroup,
         TlsVersion, Transport,
     },
@@ -46,7 +46,7 @@ use self::{
     labels::PeerLabels,
     reach::Reach,
     state::State,
-    traffic::{ConnectLabels, OverflowLabels, Traffic},
+    traffic::{ConnectLabels, LimitLabels, OverflowLabels, Traffic},
 };
 
 /// How much there may be.
@@ -111,6 +111,18 @@ impl Metrics {
     /// Counts an attempt to reach an upstream.
     pub fn connect(&self, result: ConnectResult) {
         self.traffic.connects.get(ConnectLabels { result }).inc();
+    }
+
+    /// Counts that somebody ran into a limit.
+    pub fn limit(&self, limit: Limit) {
+        self.traffic.limits.get(LimitLabels { limit }).inc();
+    }
+
+    /// Counts that somebody ran into a limit, if it was one.
+    pub fn refused(&self, limit: Option<Limit>) {
+        if let Some(limit) = limit {
+            self.limit(limit);
+        }
     }
 
     /// Counts an endpoint that is left out for a while.

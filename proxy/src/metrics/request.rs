@@ -64,6 +64,12 @@ impl RequestMetrics {
             grpc: grpc.then_some(GrpcStatus::None),
         }
     }
+
+    /// Requests of this direction that have not ended, of all connections.
+    #[must_use]
+    pub fn in_flight(&self) -> i64 {
+        self.in_flight.get()
+    }
 }
 
 /// Counts under `labels`, with a counter that is at hand if there is one.

@@ -15,7 +15,8 @@ use super::{
     family::{Closed, Histogram, Open},
     labels::{ClosedLabels, Code, Labels, OpenLabels, Value, closed_labels, label_set, open_labels},
     vocabulary::{
-        CodeClass, Full, GrpcStatus, Io, Layer, MethodLabel, PoolState, TlsCipher, TlsGroup, TlsVersion, Word,
+        CodeClass, Full, GrpcStatus, Io, Layer, Limit, MethodLabel, PoolState, TlsCipher, TlsGroup,
+        TlsVersion, Word,
     },
 };
 
@@ -50,6 +51,7 @@ closed_labels!(SessionLabels {
     group: TlsGroup,
     cipher: TlsCipher
 });
+closed_labels!(LimitLabels { limit: Limit });
 closed_labels!(OverflowLabels { label: Full });
 
 /// A handshake's result follows from its reason.
@@ -81,6 +83,7 @@ pub(super) struct Traffic {
     pub(super) connects: Closed<ConnectLabels, Counter>,
     pub(super) ejections: Counter,
     pub(super) pool: Closed<PoolLabels, Gauge>,
+    pub(super) limits: Closed<LimitLabels, Counter>,
     pub(super) overflow: Closed<OverflowLabels, Counter>,
 }
 
@@ -111,6 +114,7 @@ impl Traffic {
             connects: Closed::default(),
             ejections: Counter::default(),
             pool: Closed::default(),
+            limits: Closed::default(),
             overflow,
         };
         traffic.closed.complete();
@@ -120,6 +124,7 @@ impl Traffic {
         traffic.in_flight.complete();
         traffic.connects.complete();
         traffic.pool.complete();
+        traffic.limits.complete();
         traffic.overflow.complete();
         traffic
     }
@@ -129,6 +134,10 @@ impl Traffic {
         self.register_policy(to);
         self.register_connections(to);
         self.register_tls(to);
+        to.add::<LimitLabels>(
+            about("mantlet_limits_reached", "How often somebody ran into a limit, by which").minimal(),
+            self.limits.clone(),
+        );
         to.add::<OverflowLabels>(
             about(
                 "mantlet_metrics_label_overflow",

@@ -118,6 +118,30 @@ closed_enum! {
 }
 
 closed_enum! {
+    /// A limit that somebody ran into; `limits::TABLE` says what each means.
+    Limit {
+        /// Open connections.
+        Connections = "connections",
+        /// Open connections of one address.
+        PeerConnections = "peer_connections",
+        /// File descriptors, or the kernel's memory for sockets.
+        Descriptors = "descriptors",
+        /// Resident memory.
+        Memory = "memory",
+        /// Requests in flight.
+        Requests = "requests",
+        /// Requests that wait for an upstream connection.
+        PendingRequests = "pending_requests",
+        /// Streams that the peer resets.
+        Resets = "resets",
+        /// Frames that lead nowhere.
+        Frames = "frames",
+        /// What the HTTP/2 library itself limits.
+        Http2 = "http2",
+    }
+}
+
+closed_enum! {
     /// How an attempt to reach an upstream ended.
     ConnectResult {
         /// Connected, and the peer proved the expected identity where one is expected.

@@ -132,7 +132,7 @@ async fn d36_silent_connections_are_closed_and_hinder_no_handshake() {
     if count < 5000 {
         eprintln!("{count} instead of 5000 connections: the limit of descriptors is {room} (ulimit -Hn)");
     }
-    let f = Fixture::start().await;
+    let f = Fixture::with("", |sidecar| sidecar.arg("--max-connections-per-peer", "10000")).await;
     assert_served(&f).await;
     let before = frames::resident_kib(&f.sidecar);
     let mut silent = Vec::new();

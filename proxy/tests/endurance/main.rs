@@ -5,5 +5,9 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[allow(dead_code)]
+#[path = "../attack_cases/frames.rs"]
+mod frames;
 
+mod limits;
 mod stop;

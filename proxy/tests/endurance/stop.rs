@@ -95,7 +95,7 @@ async fn a_drain_sends_those_who_are_connected_away_and_serves_everybody_until_s
     assert!(before.closed().await.is_empty());
     gate.add_permits(1);
     assert_eq!(held.head().await.unwrap().status, 200, "what was in flight is answered");
-    assert_eq!(streams.ended().await, "closed");
+    streams.ended().await;
 
     // As long as its address is known somewhere, somebody comes.
     let mut during = h1(&inbound).await;

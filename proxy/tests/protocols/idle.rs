@@ -98,8 +98,10 @@ async fn ten_thousand_idle_peers_are_kept_and_cost_little() {
     // A handshake costs milliseconds in a build for tests: the full number is for CI.
     let count = affordable(if full_size() { 10_000 } else { 500 });
     let app = App::start(Protocol::Http1).await;
-    let inbound =
-        Inbound::with(app.addr(), |sidecar| sidecar.policy(ALLOW).arg("--max-connections", "12000")).await;
+    let inbound = Inbound::with(app.addr(), |sidecar| {
+        sidecar.policy(ALLOW).arg("--max-connections", "12000").arg("--max-connections-per-peer", "12000")
+    })
+    .await;
     let peer = inbound.peer("web/frontend").alpn(&["http/1.1"]);
     let addr = inbound.addr;
     let make = || -> Connecting {

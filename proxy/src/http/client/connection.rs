@@ -13,21 +13,19 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
 use super::{Body, Host};
-use crate::{detect::HttpVersion, directory::balance::Load, io::BoxIo, metrics::PoolSlot};
+use crate::{
+    detect::HttpVersion,
+    directory::balance::Load,
+    io::BoxIo,
+    limits::{CONNECTION_WINDOW, HEAD_BYTES, HEAD_FIELDS, STREAM_WINDOW},
+    metrics::PoolSlot,
+};
 
 /// Streams on one HTTP/2 connection before another is opened beside it; below what peers allow, so
 /// that a request never waits for another's end.
 const STREAMS_PER_CONNECTION: usize = 90;
 /// HTTP/1 connections to one upstream that are kept idle.
 const IDLE_PER_HOST: usize = 1024;
-/// A slow stream may hold this much unread before it stops, and one hundred of them fill the
-/// connection's window together.
-const STREAM_WINDOW: u32 = 64 * 1024;
-const CONNECTION_WINDOW: u32 = 100 * STREAM_WINDOW;
-/// As much as our own server side takes.
-const MAX_HEAD_BYTES: u32 = 32 * 1024;
-const MAX_HEADERS: usize = 100;
-
 /// The connections of one upstream.
 #[derive(Default)]
 pub(super) struct Connections {
@@ -83,7 +81,7 @@ pub(super) async fn http1(
     slot: &Arc<PoolSlot>,
 ) -> hyper::Result<Connection> {
     let (send, connection) =
-        http1::Builder::new().max_headers(MAX_HEADERS).handshake(TokioIo::new(io)).await?;
+        http1::Builder::new().max_headers(HEAD_FIELDS).handshake(TokioIo::new(io)).await?;
     drive(connection.with_upgrades());
     Ok(Connection { sender: Sender::H1 { send, place: Place::on(slot) }, not_after })
 }
@@ -98,7 +96,7 @@ pub(super) async fn http2(
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_header_list_size(MAX_HEAD_BYTES)
+        .max_header_list_size(HEAD_BYTES as u32)
         .handshake(TokioIo::new(io))
         .await?;
     drive(connection);

@@ -11,7 +11,10 @@ mod connection;
 use std::{
     collections::HashMap,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
@@ -33,6 +36,7 @@ use crate::{
     directory::{Endpoint, balance::Load},
     io::BoxIo,
     lifetime,
+    limits::PENDING_REQUESTS,
     pool::{DialError, Dialer},
     tls::{ALPN_H2, ALPN_HTTP1, Alpn, MeshStream},
     vouch::Vouchers,
@@ -89,8 +93,13 @@ pub struct Host {
     /// Held while a connection is opened that others are going to share; remembers for those who
     /// waited when it failed, and how.
     opening: tokio::sync::Mutex<Option<(Instant, DialError)>>,
+    /// Requests that wait for a connection.
+    pending: AtomicUsize,
     vouchers: Arc<Vouchers>,
 }
+
+/// Counts a request among those that wait, until it is dropped.
+struct Pending<'a>(&'a AtomicUsize);
 
 /// How to open a connection.
 pub enum Upstream {
@@ -128,6 +137,9 @@ pub enum SendError {
     /// There was no response in time.
     #[error("no response in {0:?}")]
     NoResponse(Duration),
+    /// Too many requests wait for a connection already.
+    #[error("too many requests wait for a connection")]
+    Busy,
     /// The connection failed under the request.
     #[error("the upstream connection failed")]
     Http(#[source] hyper::Error),
@@ -250,7 +262,7 @@ impl Host {
             Upstream::Mesh(..) => MESH_IDLE,
         };
         let (connections, opening) = (Mutex::default(), tokio::sync::Mutex::default());
-        Self { upstream, idle_limit, connections, opening, vouchers }
+        Self { upstream, idle_limit, connections, opening, pending: AtomicUsize::new(0), vouchers }
     }
 
     /// Sends a request that was permitted, and returns the response as soon as its head is there.
@@ -372,6 +384,7 @@ impl Host {
             return Ok(reserved);
         }
         let offer: &[&[u8]] = &[ALPN_H2, ALPN_HTTP1];
+        let _pending = Pending::among(&self.pending)?;
         if self.lock().speaks == Some(HttpVersion::H1) {
             return self.fresh(offer).await;
         }
@@ -465,6 +478,24 @@ impl Host {
 impl From<Failed> for SendError {
     fn from(failed: Failed) -> Self {
         failed.error
+    }
+}
+
+// === impl Pending ===
+
+impl<'a> Pending<'a> {
+    fn among(pending: &'a AtomicUsize) -> Result<Self, SendError> {
+        let counted = Self(pending);
+        match pending.fetch_add(1, Ordering::Relaxed) < PENDING_REQUESTS {
+            true => Ok(counted),
+            false => Err(SendError::Busy),
+        }
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -1,0 +1,189 @@
+//! Every limit, in one place: its number, what happens at it, and where it is counted.
+//!
+//! `docs/limits.md` is made from [`TABLE`]; a test holds the two equal, and every metric that a row names
+//! to the metrics that exist.
+
+use std::time::Duration;
+
+/// Most fields of a request head, `Host` and pseudo-header fields included.
+pub const HEAD_FIELDS: usize = 100;
+/// Most bytes of a request head, for both versions of HTTP.
+pub const HEAD_BYTES: usize = 32 * 1024;
+/// Most bytes of path and query.
+pub const TARGET_BYTES: usize = 8 * 1024;
+/// Streams that a peer may have open on one HTTP/2 connection.
+pub const STREAMS: u32 = 100;
+/// What a stream may hold unread.
+pub const STREAM_WINDOW: u32 = 64 * 1024;
+/// What all streams of a connection may hold unread together: nobody has to wait for another's window.
+pub const CONNECTION_WINDOW: u32 = STREAMS * STREAM_WINDOW;
+/// Streams within a second that the peer itself resets, before it matters how many it opened.
+pub const RESETS: u32 = 200;
+/// Resets of streams that wait to be looked at, which can only pile up within one read (CVE-2023-44487).
+pub const PENDING_RESETS: usize = 64;
+/// Streams of one connection that break the rules, or come past the limit of open ones (CVE-2025-8671).
+pub const BROKEN_STREAMS: usize = 100;
+/// PING, SETTINGS and the like within a second, without a request or a body byte between them.
+pub const IDLE_FRAMES: u32 = 200;
+/// WINDOW_UPDATE frames within a second beyond what our own bytes give reason for.
+pub const WINDOW_UPDATES: u32 = 200;
+/// Bytes of ours that give reason for one WINDOW_UPDATE.
+pub const BYTES_PER_UPDATE: u64 = 16;
+/// A client of a port that accepts plaintext decides with its first byte, within this time.
+pub const FIRST_BYTE: Duration = Duration::from_secs(5);
+/// Requests that wait for a connection to one upstream.
+pub const PENDING_REQUESTS: usize = 1024;
+/// The longest that the accept loop pauses when descriptors or memory have run out.
+pub const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// One limit.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// Of what there may only be so much.
+    pub what: &'static str,
+    /// How much.
+    pub number: Number,
+    /// What happens at the limit. Other connections go on in every case.
+    pub refusal: &'static str,
+    /// The metric that moves, with its labels; `-` where nobody is refused anything.
+    pub metric: &'static str,
+}
+
+/// How much.
+#[derive(Clone, Copy, Debug)]
+pub enum Number {
+    /// The value of this configuration key.
+    Key(&'static str),
+    /// So many.
+    Count(u64),
+    /// So many within a second.
+    PerSecond(u64),
+    /// So many bytes.
+    Bytes(u64),
+    /// So long.
+    Time(Duration),
+    /// What the kernel says.
+    Kernel(&'static str),
+}
+
+const CLOSED: &str = "mantlet_connections_closed_total{reason=\"timeout\"}";
+const HTTP2: &str = "mantlet_limits_reached_total{limit=\"http2\"}";
+
+/// All limits, from the socket inwards.
+pub const TABLE: &[Row] = &[
+    row(
+        "open connections",
+        Number::Key("max-connections"),
+        "the next one waits in the kernel's queue",
+        "mantlet_limits_reached_total{limit=\"connections\"}",
+    ),
+    row(
+        "open inbound connections of one address",
+        Number::Key("max-connections-per-peer"),
+        "the next one is reset",
+        "mantlet_limits_reached_total{limit=\"peer_connections\"}",
+    ),
+    row(
+        "file descriptors",
+        Number::Kernel("RLIMIT_NOFILE, raised to its hard limit"),
+        "accepting pauses, at most 1 s at a time; a request that needs a new upstream connection gets 502",
+        "mantlet_limits_reached_total{limit=\"descriptors\"}",
+    ),
+    row(
+        "resident memory",
+        Number::Key("max-memory"),
+        "new inbound connections are reset, new requests get 503",
+        "mantlet_limits_reached_total{limit=\"memory\"}",
+    ),
+    row(
+        "TLS handshake",
+        Number::Key("handshake-timeout"),
+        "closed",
+        "mantlet_tls_handshakes_total{reason=\"timeout\"}",
+    ),
+    row("first byte, on a port that accepts plaintext", Number::Time(FIRST_BYTE), "closed", CLOSED),
+    row("first to last byte of a request head", Number::Key("header-timeout"), "closed", CLOSED),
+    row(
+        "idle between requests",
+        Number::Key("idle-timeout"),
+        "HTTP/1: closed; HTTP/2: GOAWAY, and counted as `eof`",
+        CLOSED,
+    ),
+    row("waiting bytes of which the peer takes none", Number::Key("stall-timeout"), "closed", CLOSED),
+    row(
+        "request body of known length of which no byte comes",
+        Number::Key("stall-timeout"),
+        "408",
+        "mantlet_http_requests_total{code=\"408\"}",
+    ),
+    row(
+        "fields of a request head",
+        Number::Count(HEAD_FIELDS as u64),
+        "431",
+        "mantlet_connections_closed_total{reason=\"protocol\"}",
+    ),
+    row(
+        "bytes of a request head, decoded",
+        Number::Bytes(HEAD_BYTES as u64),
+        "431, or the stream is reset",
+        "mantlet_connections_closed_total{reason=\"protocol\"}",
+    ),
+    row(
+        "bytes of a request target",
+        Number::Bytes(TARGET_BYTES as u64),
+        "414",
+        "mantlet_authz_decisions_total{reason=\"malformed\"}",
+    ),
+    row("CONTINUATION frames of a head", Number::Bytes(HEAD_BYTES as u64), "GOAWAY", HTTP2),
+    row("requests in flight, each direction", Number::Key("max-requests"), "503", REQUESTS),
+    row(
+        "requests that wait for a connection to one upstream",
+        Number::Count(PENDING_REQUESTS as u64),
+        "503",
+        "mantlet_limits_reached_total{limit=\"pending_requests\"}",
+    ),
+    row(
+        "open streams of an HTTP/2 connection",
+        Number::Count(STREAMS as u64),
+        "the stream is refused (REFUSED_STREAM)",
+        HTTP2,
+    ),
+    row(
+        "refused and broken streams of an HTTP/2 connection",
+        Number::Count(BROKEN_STREAMS as u64),
+        "GOAWAY (ENHANCE_YOUR_CALM)",
+        HTTP2,
+    ),
+    row(
+        "streams reset by the peer, where they are more than half of those it opened",
+        Number::PerSecond(RESETS as u64),
+        "closed",
+        "mantlet_limits_reached_total{limit=\"resets\"}",
+    ),
+    row(
+        "the same within one read",
+        Number::Count(PENDING_RESETS as u64),
+        "GOAWAY (ENHANCE_YOUR_CALM)",
+        HTTP2,
+    ),
+    row(
+        "PING, SETTINGS, PRIORITY and empty DATA frames without progress",
+        Number::PerSecond(IDLE_FRAMES as u64),
+        "closed",
+        "mantlet_limits_reached_total{limit=\"frames\"}",
+    ),
+    row(
+        "WINDOW_UPDATE frames beyond one for each 16 bytes sent",
+        Number::PerSecond(WINDOW_UPDATES as u64),
+        "closed",
+        "mantlet_limits_reached_total{limit=\"frames\"}",
+    ),
+    row("unread bytes of a stream", Number::Bytes(STREAM_WINDOW as u64), "the sender waits", "-"),
+    row("unread bytes of a connection", Number::Bytes(CONNECTION_WINDOW as u64), "the sender waits", "-"),
+];
+
+const REQUESTS: &str = "mantlet_limits_reached_total{limit=\"requests\"}";
+
+const fn row(what: &'static str, number: Number, refusal: &'static str, metric: &'static str) -> Row {
+    Row { what, number, refusal, metric }
+}
