@@ -3,11 +3,12 @@
 //! Parsing, `--help`, `--print-config` and `docs/configuration.md` all come from [`KEYS`], so none of them can say
 //! something that the others do not.
 
+mod limits;
 mod reach;
 
 use std::time::Duration;
 
-use self::reach::REACH;
+use self::{limits::BOUNDS, reach::REACH};
 pub use super::kind::{Kind, display_duration};
 
 /// Prefix of every environment key that is ours; anything else that begins so is a mistake.
@@ -157,7 +158,7 @@ const DAY: u64 = 24 * HOUR;
 pub const SECTIONS: &[&str] = &[TRAFFIC, OUTBOUND, IDENTITY, POLICY, ADMIN, LIMITS, PROCESS];
 
 /// Every configuration key.
-pub static KEYS: &[Key] = &joined(MAIN, REACH);
+pub static KEYS: &[Key] = &joined(MAIN, BOUNDS, REACH);
 
 const MAIN: &[Key] = &[
     Key {
@@ -335,134 +336,6 @@ const MAIN: &[Key] = &[
         ..key(Id::MetricsPeers, ADMIN, "metrics-peers", "MANTLET_METRICS_PEERS", "COUNT", Kind::Count(1, 200))
     },
     Key {
-        default: Some("10000"),
-        meaning: "Connections that may be open at a time; the next one waits in the kernel's queue.",
-        ..key(
-            Id::MaxConnections,
-            LIMITS,
-            "max-connections",
-            "MANTLET_MAX_CONNECTIONS",
-            "COUNT",
-            Kind::Count(1, 1_000_000),
-        )
-    },
-    Key {
-        default: Some("1024"),
-        meaning: "Inbound connections of one address that may be open at a time; the next one is reset.",
-        ..key(
-            Id::MaxConnectionsPerPeer,
-            LIMITS,
-            "max-connections-per-peer",
-            "MANTLET_MAX_CONNECTIONS_PER_PEER",
-            "COUNT",
-            Kind::Count(1, 1_000_000),
-        )
-    },
-    Key {
-        default: Some("10000"),
-        meaning: "HTTP requests of each direction that may be in flight; the next one is answered 503.",
-        ..key(
-            Id::MaxRequests,
-            LIMITS,
-            "max-requests",
-            "MANTLET_MAX_REQUESTS",
-            "COUNT",
-            Kind::Count(1, 10_000_000),
-        )
-    },
-    Key {
-        unset: "nine tenths of the cgroup's limit, if there is one",
-        meaning: "Resident memory in MiB past which new inbound connections are reset and new requests answered 503.",
-        ..key(Id::MaxMemory, LIMITS, "max-memory", "MANTLET_MAX_MEMORY", "MIB", Kind::Count(1, 1_000_000))
-    },
-    Key {
-        default: Some("5s"),
-        meaning: "Longest wait for a TCP connection to an app or a peer.",
-        ..key(
-            Id::ConnectTimeout,
-            LIMITS,
-            "connect-timeout",
-            "MANTLET_CONNECT_TIMEOUT",
-            "DURATION",
-            Kind::Duration(millis(10), secs(5 * MINUTE)),
-        )
-    },
-    Key {
-        default: Some("10s"),
-        meaning: "Longest TLS handshake, both directions.",
-        ..key(
-            Id::HandshakeTimeout,
-            LIMITS,
-            "handshake-timeout",
-            "MANTLET_HANDSHAKE_TIMEOUT",
-            "DURATION",
-            Kind::Duration(millis(10), secs(5 * MINUTE)),
-        )
-    },
-    Key {
-        default: Some("10s"),
-        meaning: "From the first byte of a request head to its end.",
-        ..key(
-            Id::HeaderTimeout,
-            LIMITS,
-            "header-timeout",
-            "MANTLET_HEADER_TIMEOUT",
-            "DURATION",
-            Kind::Duration(millis(10), secs(5 * MINUTE)),
-        )
-    },
-    Key {
-        default: Some("5m"),
-        meaning: "How long a connection between requests is kept.",
-        ..key(
-            Id::IdleTimeout,
-            LIMITS,
-            "idle-timeout",
-            "MANTLET_IDLE_TIMEOUT",
-            "DURATION",
-            Kind::Duration(secs(1), secs(DAY)),
-        )
-    },
-    Key {
-        default: Some("1m"),
-        meaning: "How long an HTTP peer may take none of the bytes that wait for it, or send none of a request body \
-                  whose length it said.",
-        ..key(
-            Id::StallTimeout,
-            LIMITS,
-            "stall-timeout",
-            "MANTLET_STALL_TIMEOUT",
-            "DURATION",
-            Kind::Duration(millis(100), secs(DAY)),
-        )
-    },
-    Key {
-        default: Some("0s"),
-        meaning: "How long the sidecar goes on as before after SIGTERM, unready, before it tells its peers and stops \
-                  accepting; counted from `drain` where that came first. For load balancers that take their \
-                  time to notice.",
-        ..key(
-            Id::StopDelay,
-            LIMITS,
-            "stop-delay",
-            "MANTLET_STOP_DELAY",
-            "DURATION",
-            Kind::Duration(secs(0), secs(HOUR)),
-        )
-    },
-    Key {
-        default: Some("30s"),
-        meaning: "How long running requests and connections may take to finish once the sidecar stops.",
-        ..key(
-            Id::DrainDeadline,
-            LIMITS,
-            "drain-deadline",
-            "MANTLET_DRAIN_DEADLINE",
-            "DURATION",
-            Kind::Duration(secs(0), secs(HOUR)),
-        )
-    },
-    Key {
         unset: "one per CPU of the cgroup's limit, at most 4",
         meaning: "Worker threads.",
         ..key(Id::Workers, PROCESS, "workers", "MANTLET_WORKERS", "COUNT", Kind::Count(1, 256))
@@ -513,13 +386,17 @@ pub fn find(id: Id) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.id == id)
 }
 
-/// Two tables as one; a static table cannot be put together at run time.
+/// Three tables as one; a static table cannot be put together at run time.
 #[allow(clippy::indexing_slicing, reason = "evaluated by the compiler, which refuses an index that is wrong")]
-const fn joined(a: &[Key], b: &[Key]) -> [Key; MAIN.len() + REACH.len()] {
-    let mut all = [a[0]; MAIN.len() + REACH.len()];
+const fn joined(a: &[Key], b: &[Key], c: &[Key]) -> [Key; MAIN.len() + BOUNDS.len() + REACH.len()] {
+    let mut all = [a[0]; MAIN.len() + BOUNDS.len() + REACH.len()];
     let mut n = 0;
     while n < all.len() {
-        all[n] = if n < a.len() { a[n] } else { b[n - a.len()] };
+        all[n] = match n {
+            _ if n < a.len() => a[n],
+            _ if n < a.len() + b.len() => b[n - a.len()],
+            _ => c[n - a.len() - b.len()],
+        };
         n += 1;
     }
     all
