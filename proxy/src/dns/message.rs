@@ -98,8 +98,7 @@ impl Question {
                 }
             }
         }
-        // To nobody can be dialled; the unspecified address would be the own host.
-        addresses.retain(|(ip, _)| !ip.is_unspecified() && !ip.is_multicast() && *ip != Ipv4Addr::BROADCAST);
+        addresses.retain(|(ip, _)| can_be_dialled(*ip));
         addresses.truncate(MOST_ADDRESSES);
         let ttl = addresses.iter().map(|(_, ttl)| *ttl).chain(alias_ttl).min();
         match (addresses.is_empty(), ttl) {
@@ -134,6 +133,14 @@ impl Question {
         }
         Some((owners, ttl))
     }
+}
+
+/// Groups cannot be dialled, and the unspecified address would be the own host. An IPv4 address written as
+/// an IPv6 one (RFC 4291, 2.5.5.2) would be dialled as IPv4, so it could be either in disguise; no server has
+/// a reason to send one.
+fn can_be_dialled(ip: IpAddr) -> bool {
+    let mapped = matches!(ip, IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some());
+    !mapped && !ip.is_unspecified() && !ip.is_multicast() && ip != Ipv4Addr::BROADCAST
 }
 
 /// How long "there is none" holds (RFC 2308, 5): never long, because the next Service may have the name.

@@ -167,6 +167,19 @@ async fn both_families_and_aliases_are_followed_and_forged_answers_are_not() {
 }
 
 #[tokio::test]
+async fn addresses_that_would_lead_to_the_own_host_or_around_a_family_are_left_out() {
+    let dns = DnsServer::start().await;
+    let listed = ["0.0.0.0", "224.0.0.1", "255.255.255.255", "10.0.0.1", "::", "ff02::1", "2001:db8::1"];
+    // The kernel dials IPv4 for these.
+    let mapped = ["::ffff:0.0.0.0", "::ffff:127.0.0.1", "::ffff:10.0.0.2"];
+    let listed: Vec<IpAddr> =
+        listed.iter().chain(&mapped).map(|ip| ip.parse().expect("an address")).collect();
+    dns.set(NAME, &listed, 30);
+    let resolver = resolver(&dns.resolv_conf(""));
+    assert_eq!(addresses(&resolver, NAME).await, ["10.0.0.1", "2001:db8::1"]);
+}
+
+#[tokio::test]
 async fn nobody_is_asked_for_localhost_and_the_next_server_for_what_the_first_does_not_answer() {
     let (dead, dns) = (DnsServer::start().await, DnsServer::start().await);
     dns.set("a.test", &[IpAddr::from([10, 0, 0, 1])], 30);
