@@ -7,6 +7,8 @@
 
 mod conf;
 mod exchange;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod message;
 mod names;
 
