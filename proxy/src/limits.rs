@@ -179,7 +179,12 @@ pub const TABLE: &[Row] = &[
         "mantlet_limits_reached_total{limit=\"frames\"}",
     ),
     row("unread bytes of a stream", Number::Bytes(STREAM_WINDOW as u64), "the sender waits", "-"),
-    row("unread bytes of a connection", Number::Bytes(CONNECTION_WINDOW as u64), "the sender waits", "-"),
+    row(
+        "unread bytes of a connection",
+        Number::Bytes(CONNECTION_WINDOW as u64),
+        "the sender waits; what is on its way to the application by then is not counted",
+        "-",
+    ),
 ];
 
 const REQUESTS: &str = "mantlet_limits_reached_total{limit=\"requests\"}";
