@@ -27,6 +27,7 @@ mod limits;
 mod lint;
 mod matcher;
 mod policy;
+pub mod probes;
 mod question;
 pub mod registry;
 mod search;
