@@ -32,6 +32,7 @@ pub mod metrics;
 pub mod outbound;
 pub mod policy_watch;
 pub mod pool;
+pub mod probes;
 pub mod readiness;
 pub mod revoke;
 pub mod sys;

@@ -20,7 +20,7 @@ pub use self::{
     server::{serve, serve_socket},
     socket::{Socket, post},
 };
-use crate::{activity::Events, readiness::Readiness};
+use crate::{activity::Events, probes::Probes, readiness::Readiness};
 
 /// Answers a question to the policy, or says what is wrong with the question.
 pub type Explain = Box<dyn Fn(&Value) -> Result<Value, String> + Send + Sync>;
@@ -29,6 +29,8 @@ pub type Explain = Box<dyn Fn(&Value) -> Result<Value, String> + Send + Sync>;
 pub struct Sources {
     /// Health.
     pub readiness: Readiness,
+    /// `/app-health/`: what the kubelet wants to know of the application.
+    pub probes: Probes,
     /// The metrics, in OpenMetrics text.
     pub metrics: Box<dyn Fn() -> String + Send + Sync>,
     /// `/v1/certs`.

@@ -7,14 +7,21 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, header, request::Pa
 use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::Incoming;
 use serde_json::Value;
+use thiserror::Error;
 
 use super::{
     Explain, Sources,
     exposition::{self, Format},
     watch::{Cut, Events},
 };
-use crate::{activity::Filter, readiness::Snapshot};
+use crate::{
+    activity::Filter,
+    probes::{Asked, Probes},
+    readiness::Snapshot,
+};
 
+/// Below it stand the application's probes.
+const APP_HEALTH: &str = "/app-health/";
 /// Largest body of a request.
 const LARGEST_BODY: usize = 64 << 10;
 
@@ -42,13 +49,46 @@ impl Origin {
     }
 }
 
+/// A hook of the application failed, and any answer would mean that it did not.
+#[derive(Debug, Error)]
+#[error("the hook failed")]
+pub(super) struct HookFailed;
+
 /// Answers one request; `cut` ends the connection under an answer that nobody takes.
+///
+/// # Errors
+/// The connection is to be closed in place of an answer.
 pub(super) async fn answer(
     request: Request<Incoming>,
     sources: &Sources,
     origin: Origin,
     cut: &Cut,
-) -> Answer {
+) -> Result<Answer, HookFailed> {
+    if request.uri().path().starts_with(APP_HEALTH) {
+        return app_health(&request, &sources.probes).await;
+    }
+    Ok(own(request, sources, origin, cut).await)
+}
+
+/// Asks the application in the kubelet's place.
+async fn app_health(request: &Request<Incoming>, probes: &Probes) -> Result<Answer, HookFailed> {
+    if request.method() != Method::GET {
+        return Ok(not_allowed("GET"));
+    }
+    match probes.ask(request.uri().path(), request.headers().get(header::USER_AGENT)).await {
+        Asked::Unknown => Ok(text(StatusCode::NOT_FOUND, "no probe was recorded under this path\n")),
+        Asked::Failed(failure) => Ok(text(failure.status(), &format!("{failure}\n"))),
+        Asked::HookFailed => Err(HookFailed),
+        Asked::Answered(answered) => {
+            let mut answer = text(answered.status, "");
+            *answer.body_mut() = Either::Left(Full::new(answered.body));
+            Ok(answer)
+        }
+    }
+}
+
+/// What the sidecar says of itself.
+async fn own(request: Request<Incoming>, sources: &Sources, origin: Origin, cut: &Cut) -> Answer {
     let (parts, body) = request.into_parts();
     let read = matches!(parts.method, Method::GET | Method::HEAD);
     match (parts.uri.path(), read) {

@@ -1,7 +1,6 @@
 //! Accepting and serving: HTTP/1.1 on a TCP listener and on a Unix socket.
 
 use std::{
-    convert::Infallible,
     io,
     sync::{
         Arc,
@@ -126,7 +125,7 @@ async fn connection(
             busy.fetch_add(1, Ordering::Relaxed);
             let answer = answer(request, &sources, origin, &cut).await;
             busy.fetch_sub(1, Ordering::Relaxed);
-            Ok::<_, Infallible>(answer)
+            answer
         }
     });
     let serving = hyper::server::conn::http1::Builder::new()

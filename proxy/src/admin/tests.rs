@@ -35,6 +35,7 @@ impl Admin {
         let events = Arc::new(Events::default());
         let sources = Arc::new(Sources {
             readiness: readiness.clone(),
+            probes: Probes::default(),
             metrics: Box::new(|| "# TYPE mantlet_x counter\nmantlet_x_total 1\n# EOF\n".to_owned()),
             certs: Box::new(|| json!({"id": "spiffe://prod.test/x"})),
             policy: Box::new(|| json!({"mode": "enforce"})),

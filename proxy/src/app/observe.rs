@@ -21,6 +21,7 @@ use crate::{
     log::Log,
     metrics::{BundleNow, IdentityNow, LinesNow, LogStream, Metrics, Now, PolicyNow, RefreshResult},
     policy_watch::PolicyHandle,
+    probes::Probes,
     readiness::Readiness,
 };
 
@@ -74,6 +75,7 @@ pub(super) fn sources(parts: Parts<'_>) -> Sources {
     let (own, edges) = (identity.clone(), activity.edges);
     Sources {
         readiness,
+        probes: Probes::new(config.probes.clone()),
         metrics: Box::new(scrape),
         certs: Box::new(move || documents::certs(&identity)),
         policy: Box::new(move || shown.describe()),

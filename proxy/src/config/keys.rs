@@ -51,6 +51,8 @@ pub enum Id {
     Unconfigured,
     /// Health, metrics and read-only dumps.
     Admin,
+    /// The application's probes.
+    Probes,
     /// Unix socket for what changes something.
     AdminSocket,
     /// How much the metrics show.
@@ -309,6 +311,12 @@ const MAIN: &[Key] = &[
         meaning: "Health (/livez, /readyz, /startupz) and /metrics; on a loopback address also the read-only \
                   dumps under /v1/.",
         ..key(Id::Admin, ADMIN, "admin", "MANTLET_ADMIN", "ADDRESS", Kind::Address)
+    },
+    Key {
+        unset: "no probes",
+        meaning: "The application's probes and hooks, which the kubelet asks --admin for and the sidecar asks the \
+                  application for, at the first of --pod-ips. The injector writes it: docs/probes.md.",
+        ..key(Id::Probes, ADMIN, "probes", "MANTLET_PROBES", "JSON", Kind::Probes)
     },
     Key {
         unset: "no socket, hence no drain by request",

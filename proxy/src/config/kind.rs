@@ -25,6 +25,8 @@ pub enum Kind {
     Networks,
     /// One guardrail.
     Guardrail,
+    /// Recorded probes, as JSON.
+    Probes,
     /// A path of the file system.
     Path,
     /// `ip:port`.
@@ -63,6 +65,7 @@ impl Kind {
                 "forbid plaintext | forbid wildcard-namespace | trust-domains a,b | max-until 30d | deny ..."
                     .to_owned()
             }
+            Self::Probes => r#"JSON, e.g. {"token":"32 hexadecimal digits","probes":[]}"#.to_owned(),
             Self::Path => "a path, e.g. /etc/mantlet/policy".to_owned(),
             Self::Address => "ip:port, e.g. 127.0.0.1:24190".to_owned(),
             Self::Choice(words) => words.join(" | "),

@@ -9,6 +9,7 @@ mod error;
 pub mod keys;
 mod kind;
 mod listeners;
+mod probes;
 mod raw;
 mod reach;
 mod reader;
@@ -30,6 +31,7 @@ pub use self::{
     document::{document, print},
     error::{Mistake, Mistakes},
     listeners::{InboundListener, OutboundListener, Peer, UpstreamAddr, UpstreamProtocol},
+    probes::{Action, Handler, Probes},
     raw::{Source, command},
     reach::{Defaults, Otherwise, Reach, Unknown, UpstreamsLocation},
 };
@@ -71,6 +73,8 @@ pub struct Config {
     pub guardrails: Guardrails,
     /// What holds without a policy.
     pub unconfigured: Unconfigured,
+    /// The application's probes, which the sidecar asks for the kubelet.
+    pub probes: Probes,
     /// Health, metrics, dumps.
     pub admin: SocketAddr,
     /// Unix socket for mutations.

@@ -1,6 +1,12 @@
 //! From strings to a valid configuration: every key is read before the first mistake ends the attempt.
 
-use std::{ffi::OsString, net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{
+    ffi::OsString,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZeroUsize,
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::ArgMatches;
 use mantlet_id::TrustDomain;
@@ -8,7 +14,8 @@ use mantlet_identity::Endpoint;
 use mantlet_policy::Guardrails;
 
 use super::{
-    AccessLog, Config, Effective, Intercept, MetricsLevel, OutboundListener, PolicyLocation, Unconfigured,
+    AccessLog, Config, Effective, Intercept, MetricsLevel, OutboundListener, PolicyLocation, Probes,
+    Unconfigured,
     error::{Mistake, Mistakes, Reported},
     keys::{self, Id, KEYS, Key, Kind},
     listeners::{self, Home},
@@ -58,7 +65,9 @@ impl Reader<'_> {
         let namespace = self.optional(Id::Namespace, values::name);
         let inbound = self.list(Id::Inbound, listeners::inbound);
         let outbound = self.outbound(&trust_domain, &namespace);
-        let intercept = self.intercept();
+        let pod_ips = self.optional(Id::PodIps, values::addresses);
+        let intercept = self.intercept(&pod_ips);
+        let probes = self.probes(&pod_ips);
         let ports = self.optional(Id::Ports, values::ports);
         let workload_api =
             self.required(Id::WorkloadApi, |text| Endpoint::parse(text).map_err(|error| error.to_string()));
@@ -106,6 +115,7 @@ impl Reader<'_> {
             policy: policy?,
             guardrails: guardrails?,
             unconfigured: unconfigured?,
+            probes: probes?,
             admin: admin?,
             admin_socket: admin_socket?,
             metrics_level: metrics_level?,
@@ -143,19 +153,34 @@ impl Reader<'_> {
         self.list(Id::Outbound, |text| listeners::outbound(text, home))
     }
 
-    fn intercept(&mut self) -> Taken<Option<Intercept>> {
+    fn intercept(&mut self, pod_ips: &Taken<Option<Vec<IpAddr>>>) -> Taken<Option<Intercept>> {
         let wanted = self.required(Id::Intercept, values::switch);
         let (inbound, outbound) = (self.port(Id::InterceptInbound), self.port(Id::InterceptOutbound));
-        let pod_ips = self.optional(Id::PodIps, values::addresses);
-        let (wanted, inbound, outbound, pod_ips) = (wanted?, inbound?, outbound?, pod_ips?);
+        let (wanted, inbound, outbound) = (wanted?, inbound?, outbound?);
+        let Ok(pod_ips) = pod_ips else { return Err(Reported) };
         if !wanted {
             return Ok(None);
         }
-        let Some(pod_ips) = pod_ips else {
+        let Some(pod_ips) = pod_ips.clone() else {
             let accepts = Kind::Addresses.accepts();
             return Err(self.mistake(Id::PodIps, None, "missing, and --intercept needs it", &accepts));
         };
         Ok(Some(Intercept { inbound, outbound, pod_ips }))
+    }
+
+    fn probes(&mut self, pod_ips: &Taken<Option<Vec<IpAddr>>>) -> Taken<Probes> {
+        let Ok(pod_ips) = pod_ips else { return Err(Reported) };
+        // The kubelet asks the first address of a pod.
+        let pod_ip = pod_ips.iter().flatten().next().copied();
+        let at = pod_ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        match (self.optional(Id::Probes, |text| Probes::parse(text, at))?, pod_ip) {
+            (None, _) => Ok(Probes::default()),
+            (Some(probes), Some(_)) => Ok(probes),
+            (Some(_), None) => {
+                let accepts = Kind::Addresses.accepts();
+                Err(self.mistake(Id::PodIps, None, "missing, and --probes needs it", &accepts))
+            }
+        }
     }
 
     pub(super) fn port(&mut self, id: Id) -> Taken<u16> {

@@ -2,7 +2,10 @@
 
 use std::net::SocketAddr;
 use std::process::Stdio;
+use std::time::Duration;
 
+use mantlet_proxy::config::{self, Action, Handler};
+use mantlet_proxy::probes::{Asked, Probes};
 use mantlet_testkit::grpc::{Code, EchoClient, EchoServer};
 use mantlet_testkit::real_peers::{RealPeers, run};
 use mantlet_testkit::within;
@@ -78,4 +81,27 @@ async fn a_grpc_go_server_is_called_in_every_way_through_two_sidecars() {
     let mut chat = client.chat("one").await.unwrap();
     assert_eq!(chat.hear().await.unwrap().as_deref(), Some("one"));
     assert_eq!(chat.say("enough").await.unwrap_err().code(), Code::ResourceExhausted);
+}
+
+#[tokio::test]
+async fn a_grpc_probe_hears_from_a_grpc_go_server_how_each_service_is() {
+    let Some(peers) = RealPeers::find("grpc-go health server") else { return };
+    let (_server, to) = go_server(&peers).await;
+    let handler = |service: &str| {
+        let action = Action::Grpc { service: service.to_owned() };
+        (service.to_owned(), Handler { action, to, timeout: Some(Duration::from_secs(20)) })
+    };
+    let services = ["", "mantlet.test.Echo", "mantlet.test.Other", "mantlet.test.Nobody"];
+    let probes = Probes::new(config::Probes { handlers: services.map(handler).into() });
+    for (service, expected, text) in [
+        ("", 200, "SERVING"),
+        ("mantlet.test.Echo", 200, "SERVING"),
+        ("mantlet.test.Other", 503, "NotServing"),
+        ("mantlet.test.Nobody", 503, "gRPC status 5"),
+    ] {
+        let Asked::Answered(answer) = probes.ask(service, None).await else { panic!("{service}: no answer") };
+        let said = String::from_utf8_lossy(&answer.body);
+        assert_eq!(answer.status, expected, "{service}: {said}");
+        assert!(said.contains(text), "{service}: {said}");
+    }
 }

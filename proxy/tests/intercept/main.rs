@@ -7,6 +7,7 @@ mod fixture;
 
 mod inbound;
 mod outbound;
+mod probes;
 mod refusals;
 mod self_call;
 mod self_check;

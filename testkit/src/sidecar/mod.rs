@@ -68,6 +68,15 @@ impl SidecarBuilder {
         builder.arg("--admin", "127.0.0.1:0")
     }
 
+    /// Health and metrics at this address, in place of a free port of loopback.
+    pub fn admin(mut self, addr: SocketAddr) -> Self {
+        let value = self.args.iter().position(|arg| arg == "--admin").map(|flag| flag + 1);
+        if let Some(value) = value.and_then(|at| self.args.get_mut(at)) {
+            *value = addr.to_string();
+        }
+        self
+    }
+
     /// Runs it under another program, which is given with its own arguments.
     pub fn under(mut self, program: &[String]) -> Self {
         self.under = program.to_vec();

@@ -1,4 +1,4 @@
-// Command grpcgo-server serves the echo service on a free port and prints the address.
+// Command grpcgo-server serves the echo service, and the health of it, on a free port and prints the address.
 package main
 
 import (
@@ -7,6 +7,8 @@ import (
 	"net"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	"mantlet.dev/peers/grpcgo/echo"
 )
@@ -18,6 +20,10 @@ func main() {
 	}
 	server := grpc.NewServer()
 	server.RegisterService(&echo.Description, new(any))
+	states := health.NewServer()
+	states.SetServingStatus("mantlet.test.Echo", healthpb.HealthCheckResponse_SERVING)
+	states.SetServingStatus("mantlet.test.Other", healthpb.HealthCheckResponse_NOT_SERVING)
+	healthpb.RegisterHealthServer(server, states)
 	fmt.Println("LISTEN", listener.Addr())
 	log.Fatal(server.Serve(listener))
 }
