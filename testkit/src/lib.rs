@@ -9,6 +9,7 @@ pub mod descriptors;
 pub mod dns;
 pub mod grpc;
 mod http1;
+pub mod kubernetes;
 pub mod netns;
 pub mod peer;
 pub mod pki;

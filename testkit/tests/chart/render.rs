@@ -1,0 +1,236 @@
+//! What the real helm makes of the chart.
+
+use mantlet_testkit::real_peers::RealPeers;
+use serde_json::{Value, json};
+
+use crate::helm::{BARE, EVERYTHING, Helm, LEAST, NAMESPACE, SETS, of_kind, the};
+
+#[tokio::test]
+async fn helm_finds_nothing_to_complain_of() {
+    let Some(peers) = RealPeers::find("helm_finds_nothing_to_complain_of") else { return };
+    let helm = Helm::new(&peers);
+    for (set, values) in SETS {
+        let said = helm.run(&["lint", "--strict"], values).await.unwrap();
+        assert!(!said.contains("[WARNING]") && !said.contains("[ERROR]"), "{set}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn the_same_values_give_the_same_bytes() {
+    let Some(peers) = RealPeers::find("the_same_values_give_the_same_bytes") else { return };
+    for (set, values) in SETS {
+        assert_eq!(Helm::new(&peers).text(values).await, Helm::new(&peers).text(values).await, "{set}");
+    }
+}
+
+#[tokio::test]
+async fn values_that_mean_nothing_are_refused_by_name() {
+    let Some(peers) = RealPeers::find("values_that_mean_nothing_are_refused_by_name") else { return };
+    let helm = Helm::new(&peers);
+    for (values, named) in [
+        ("profile: default", "trustDomain is required"),
+        ("trustDomain: prod.test\nunconfigurd: audit", "unconfigurd"),
+        ("trustDomain: prod.test\nproxy: {image: {digset: x}}", "digset"),
+        ("trustDomain: prod.test\nspire: {clusterSPIFFEID: {enable: true}}", "enable"),
+        ("trustDomain: prod.test\nmonitoring: {podMonitor: {enabled: 'yes'}}", "boolean"),
+        ("trustDomain: prod.test\nprofile: strickt", "profile"),
+        ("trustDomain: PROD.test", "trustDomain"),
+        ("trustDomain: prod.test\nmeshCidrs: []", "meshCidrs"),
+        ("trustDomain: prod.test\nproxy: {user: 0}", "user"),
+        ("trustDomain: prod.test\nproxy: {ports: {health: 70000}}", "health"),
+        ("trustDomain: prod.test\nproxy: {resources: {limits: {memory: null}}}", "memory"),
+        ("trustDomain: prod.test\nproxy: {image: {digest: 'sha256:abc'}}", "digest"),
+        ("trustDomain: prod.test\ninjector: {replicas: 0}", "replicas"),
+    ] {
+        let said = helm.run(&["template", "mantlet"], values).await.unwrap_err();
+        assert!(said.contains(named), "{values}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn webhooks_fail_closed_where_sidecars_are_asked_for_and_see_nothing_else() {
+    let Some(peers) = RealPeers::find("webhooks_fail_closed") else { return };
+    let helm = Helm::new(&peers);
+    for (set, values) in SETS {
+        let objects = helm.objects(values).await;
+        for kind in ["MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"] {
+            for webhook in the(&objects, kind)["webhooks"].as_array().unwrap() {
+                let name = format!("{set}: {}", webhook["name"]);
+                assert_eq!(webhook["failurePolicy"], "Fail", "{name}");
+                assert_eq!(webhook["clientConfig"].get("caBundle"), None, "{name}: the injector's to write");
+                let asks = |selector: &Value| {
+                    let expressions = selector["matchExpressions"].as_array().cloned().unwrap_or_default();
+                    expressions.contains(
+                        &json!({"key": "mantlet.dev/inject", "operator": "In", "values": ["enabled"]}),
+                    )
+                };
+                let template_asks = || {
+                    let conditions = webhook["matchConditions"].as_array().unwrap();
+                    conditions.iter().any(|condition| {
+                        let expression = condition["expression"].as_str().unwrap();
+                        condition["name"] == "enabled"
+                            && expression.contains("['mantlet.dev/inject'] == 'enabled'")
+                    })
+                };
+                let opted_in = asks(&webhook["namespaceSelector"])
+                    || asks(&webhook["objectSelector"])
+                    || template_asks();
+                assert!(opted_in, "{name}: who asked for it?");
+                let left_alone = webhook["namespaceSelector"]["matchExpressions"].as_array().unwrap();
+                let left_alone =
+                    left_alone.iter().find(|e| e["key"] == "kubernetes.io/metadata.name").unwrap();
+                let namespaces = left_alone["values"].as_array().unwrap();
+                assert_eq!(left_alone["operator"], "NotIn", "{name}");
+                assert!(
+                    namespaces.contains(&json!(NAMESPACE)) && namespaces.contains(&json!("kube-system")),
+                    "{name}"
+                );
+                for rule in webhook["rules"].as_array().unwrap() {
+                    for resource in rule["resources"].as_array().unwrap() {
+                        let resource = resource.as_str().unwrap();
+                        assert!(!resource.contains('/') && !resource.contains('*'), "{name}: {resource}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_injector_may_do_no_more_than_it_does() {
+    let Some(peers) = RealPeers::find("the_injector_may_do_no_more_than_it_does") else { return };
+    let objects = Helm::new(&peers).objects(EVERYTHING).await;
+    let mut rules = Vec::new();
+    for kind in ["ClusterRole", "Role"] {
+        for rule in the(&objects, kind)["rules"].as_array().unwrap() {
+            for word in ["apiGroups", "resources", "verbs"] {
+                assert!(!rule[word].as_array().unwrap().contains(&json!("*")), "{rule}");
+            }
+            for resource in rule["resources"].as_array().unwrap() {
+                for verb in rule["verbs"].as_array().unwrap() {
+                    let named = if rule.get("resourceNames").is_some() { " by name" } else { "" };
+                    let line =
+                        format!("{kind} {} {}{named}", verb.as_str().unwrap(), resource.as_str().unwrap());
+                    rules.push(line);
+                }
+            }
+        }
+    }
+    let secrets = rules.iter().filter(|rule| rule.contains("secrets")).collect::<Vec<_>>();
+    assert!(secrets.iter().all(|rule| rule.starts_with("Role ")), "{secrets:?}");
+    assert!(
+        secrets.iter().all(|rule| rule.ends_with(" by name") || *rule == "Role create secrets"),
+        "{secrets:?}"
+    );
+    for rule in &rules {
+        let (role, what) = rule.split_once(' ').unwrap();
+        if role == "ClusterRole" && !rule.ends_with(" by name") {
+            let harmless =
+                what.starts_with("get ") || what.starts_with("list ") || what.starts_with("watch ");
+            assert!(harmless || what.ends_with(" events"), "{rule}");
+        }
+        for never in
+            ["pods", "deployments", "roles", "serviceaccounts", "nodes/", "impersonate", "escalate", "bind"]
+        {
+            assert!(!what.contains(never), "{rule}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_injector_runs_as_the_strictest_pod_security_wants_it() {
+    let Some(peers) = RealPeers::find("the_injector_runs_as_the_strictest") else { return };
+    let helm = Helm::new(&peers);
+    for (set, values) in SETS {
+        let objects = helm.objects(values).await;
+        let deployment = the(&objects, "Deployment");
+        let template = &deployment["spec"]["template"];
+        assert_eq!(template["metadata"]["labels"]["mantlet.dev/inject"], "disabled", "{set}");
+        let spec = &template["spec"];
+        let security = &spec["securityContext"];
+        assert_eq!(security["runAsNonRoot"], true, "{set}");
+        assert!(security["runAsUser"].as_u64().unwrap() > 0, "{set}");
+        assert_eq!(security["seccompProfile"]["type"], "RuntimeDefault", "{set}");
+        for container in spec["containers"].as_array().unwrap() {
+            let security = &container["securityContext"];
+            assert_eq!(security["allowPrivilegeEscalation"], false, "{set}");
+            assert_eq!(security["readOnlyRootFilesystem"], true, "{set}");
+            assert_eq!(security["capabilities"], json!({"drop": ["ALL"]}), "{set}");
+            assert!(container["resources"]["limits"]["memory"].is_string(), "{set}");
+        }
+        let rolling = &deployment["spec"]["strategy"]["rollingUpdate"];
+        assert_eq!(rolling, &json!({"maxSurge": 1, "maxUnavailable": 0}), "{set}");
+        assert_eq!(spec["topologySpreadConstraints"].as_array().unwrap().len(), 2, "{set}");
+    }
+}
+
+#[tokio::test]
+async fn a_changed_configuration_is_a_new_rollout() {
+    let Some(peers) = RealPeers::find("a_changed_configuration_is_a_new_rollout") else { return };
+    let helm = Helm::new(&peers);
+    let template =
+        async |values: &str| the(&helm.objects(values).await, "Deployment")["spec"]["template"].clone();
+    let before = template(LEAST).await;
+    assert_eq!(before, template(&format!("{LEAST}\nmonitoring: {{podMonitor: {{enabled: true}}}}")).await);
+    assert_ne!(before, template(&format!("{LEAST}\nunconfigured: audit")).await);
+}
+
+#[tokio::test]
+async fn images_come_from_where_the_values_say() {
+    let Some(peers) = RealPeers::find("images_come_from_where_the_values_say") else { return };
+    let helm = Helm::new(&peers);
+    let digest = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+    let objects = helm.objects(EVERYTHING).await;
+    let document = document(&objects);
+    assert_eq!(document["images"]["proxy"]["name"], "registry.test/mantlet/mantlet-proxy:1.2.3");
+    assert_eq!(document["images"]["proxy"]["digest"], digest);
+    let injector = |objects: &[Value]| {
+        the(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]["image"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    assert_eq!(injector(&objects), "registry.test/mantlet/mantlet-injector:0.1.0");
+    for (repository, image) in [
+        ("team/injector", "registry.test/team/injector:0.1.0"),
+        ("other.test/injector", "other.test/injector:0.1.0"),
+        ("localhost/injector", "localhost/injector:0.1.0"),
+        ("mirror:5000/injector", "mirror:5000/injector:0.1.0"),
+    ] {
+        let values = format!(
+            "{LEAST}\nglobal: {{imageRegistry: registry.test}}\ninjector: {{image: {{repository: '{repository}', digest: '{digest}'}}}}"
+        );
+        assert_eq!(injector(&helm.objects(&values).await), format!("{image}@{digest}"));
+    }
+}
+
+#[tokio::test]
+async fn what_is_switched_off_is_not_there() {
+    let Some(peers) = RealPeers::find("what_is_switched_off_is_not_there") else { return };
+    let helm = Helm::new(&peers);
+    let (least, everything, bare) =
+        (helm.objects(LEAST).await, helm.objects(EVERYTHING).await, helm.objects(BARE).await);
+    for (kind, counts) in [
+        ("ValidatingAdmissionPolicy", [3, 3, 0]),
+        ("ValidatingAdmissionPolicyBinding", [4, 4, 0]),
+        ("NetworkPolicy", [1, 1, 0]),
+        ("PodDisruptionBudget", [1, 1, 0]),
+        ("ServiceMonitor", [0, 1, 0]),
+        ("PodMonitor", [0, 1, 0]),
+        ("PrometheusRule", [0, 1, 0]),
+        ("ClusterSPIFFEID", [0, 1, 0]),
+        ("ConfigMap", [1, 2, 1]),
+    ] {
+        let found = [&least, &everything, &bare].map(|objects| of_kind(objects, kind).len());
+        assert_eq!(found, counts, "{kind}");
+    }
+    assert_eq!(the(&bare, "Deployment")["metadata"]["name"], "mantlet-shield-injector");
+}
+
+/// What the injector reads.
+fn document(objects: &[Value]) -> Value {
+    let of_injector = |object: &&&Value| object["metadata"]["name"].as_str().unwrap().ends_with("-injector");
+    let map = of_kind(objects, "ConfigMap");
+    let map = map.iter().find(of_injector).unwrap();
+    serde_saphyr::from_str(map["data"]["config.yaml"].as_str().unwrap()).unwrap()
+}
