@@ -68,7 +68,7 @@ impl Probes {
     ///
     /// # Errors
     /// What is wrong with it: the injector wrote it, so nothing should be.
-    pub(super) fn parse(text: &str, pod_ip: IpAddr) -> Result<Self, String> {
+    pub fn parse(text: &str, pod_ip: IpAddr) -> Result<Self, String> {
         let recorded: probes::Probes = serde_json::from_str(text).map_err(|error| error.to_string())?;
         if recorded.token.len() < SHORTEST_TOKEN || !recorded.token.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err(format!("token: not {SHORTEST_TOKEN} hexadecimal digits"));

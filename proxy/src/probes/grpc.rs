@@ -17,13 +17,18 @@ const MESSAGE_HEADER: usize = 5;
 const SERVICE_FIELD: u8 = 1 << 3 | 2;
 const STATUS_FIELD: u8 = 1 << 3;
 
-/// What a server says of a service.
+/// What a server says of a service (`grpc.health.v1.HealthCheckResponse`).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Health {
+pub enum Health {
+    /// 0, or nothing said.
     Unknown,
+    /// 1: the only one that is healthy.
     Serving,
+    /// 2.
     NotServing,
+    /// 3.
     ServiceUnknown,
+    /// None that is defined.
     Other,
 }
 
@@ -138,8 +143,10 @@ async fn read(mut body: RecvStream) -> Result<(BytesMut, HeaderMap), h2::Error> 
 // === impl Health ===
 
 impl Health {
-    /// The status in a gRPC message, uncompressed. A field that is left out has its default, 0.
-    fn read(message: &[u8]) -> Option<Self> {
+    /// The status in a gRPC message, uncompressed; `None` where it is no such message. A field that is left out
+    /// has its default, 0.
+    #[must_use]
+    pub fn read(message: &[u8]) -> Option<Self> {
         let (header, message) = message.split_at_checked(MESSAGE_HEADER)?;
         let (&compressed, length) = header.split_first()?;
         let length = u32::from_be_bytes(length.try_into().ok()?);

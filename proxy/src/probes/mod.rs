@@ -18,7 +18,7 @@ use http::{HeaderValue, StatusCode};
 use tokio::{sync::Semaphore, time};
 use tracing::{info, warn};
 
-pub use self::ask::Failure;
+pub use self::{ask::Failure, grpc::Health};
 use crate::config;
 
 /// Runs of one handler at a time. The kubelet makes one after the other; what comes beside is somebody who read
