@@ -33,6 +33,8 @@ pub const BYTES_PER_UPDATE: u64 = 16;
 pub const FIRST_BYTE: Duration = Duration::from_secs(5);
 /// Requests that wait for a connection to one upstream.
 pub const PENDING_REQUESTS: usize = 1024;
+/// Most that is kept of a request's body while the request may have to be sent again.
+pub const KEPT_BODY: usize = 64 * 1024;
 /// The longest that the accept loop pauses when descriptors or memory have run out.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -141,6 +143,12 @@ pub const TABLE: &[Row] = &[
         Number::Count(PENDING_REQUESTS as u64),
         "503",
         "mantlet_limits_reached_total{limit=\"pending_requests\"}",
+    ),
+    row(
+        "body of a request to an HTTP/2 upstream that is kept until the answer begins",
+        Number::Bytes(KEPT_BODY as u64),
+        "nothing is kept, and the request is not sent again",
+        "-",
     ),
     row(
         "open streams of an HTTP/2 connection",

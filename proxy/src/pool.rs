@@ -19,9 +19,14 @@ use crate::{
 /// Most endpoints that are tried for one connection.
 const ATTEMPTS: usize = 3;
 
-/// The endpoints that were tried for one connection and could not be reached.
+/// The endpoints that were tried for one connection or request.
 #[derive(Debug, Default)]
-pub struct Tried(Vec<SocketAddr>);
+pub struct Tried {
+    /// They could not be reached.
+    failed: Vec<SocketAddr>,
+    /// They were reached and served nothing: another one is better, and they are better than none.
+    last: Vec<SocketAddr>,
+}
 
 /// Opens connections, with deadlines and counted results. Cheap to clone.
 #[derive(Clone)]
@@ -103,12 +108,25 @@ impl Tried {
         endpoints: &[Endpoint],
         error: DialError,
     ) -> Result<(), DialError> {
-        self.0.push(addr);
+        self.failed.push(addr);
         let next = matches!(error, DialError::Connect { .. }) && !error.is_own_fault();
-        match next && self.0.len() < ATTEMPTS && balance::pick(endpoints, &self.0).is_some() {
+        match next && self.failed.len() < ATTEMPTS && self.pick(endpoints).is_some() {
             true => Ok(()),
             false => Err(error),
         }
+    }
+
+    /// An endpoint on whose connection the request was not served: it may be going.
+    pub fn served_nothing(&mut self, addr: SocketAddr) {
+        self.last.push(addr);
+    }
+
+    fn pick<'e>(&self, endpoints: &'e [Endpoint]) -> Option<&'e Endpoint> {
+        let others = match self.last.as_slice() {
+            [] => None,
+            last => balance::pick(endpoints, &[last, &self.failed].concat()),
+        };
+        others.or_else(|| balance::pick(endpoints, &self.failed))
     }
 }
 
@@ -184,6 +202,11 @@ impl Dialer {
         self.metrics.pool_slot()
     }
 
+    /// Counts a request that is sent again.
+    pub fn repeated(&self) {
+        self.metrics.repeated();
+    }
+
     /// Connects to one of `endpoints`, and does the handshake. One that cannot be reached is passed
     /// over at once, see [`Tried`].
     ///
@@ -206,7 +229,7 @@ impl Dialer {
     /// # Errors
     /// There is none: no name of the destination has an address.
     pub fn pick<'e>(&self, tried: &Tried, endpoints: &'e [Endpoint]) -> Result<&'e Endpoint, DialError> {
-        balance::pick(endpoints, &tried.0).ok_or_else(|| {
+        tried.pick(endpoints).ok_or_else(|| {
             self.metrics.connect(ConnectResult::Dns);
             DialError::NoEndpoint
         })

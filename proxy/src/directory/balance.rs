@@ -40,6 +40,8 @@ pub struct Health {
     failures: AtomicU32,
     /// Left out until then, in milliseconds since [`START`]; 0 for an endpoint that is in.
     out_until: AtomicU64,
+    /// Told its callers to go elsewhere, until then in the same milliseconds; 0 for one that never did.
+    leaving_until: AtomicU64,
 }
 
 /// A request's or a connection's weight on its endpoint, until it is dropped.
@@ -93,6 +95,10 @@ fn now() -> u64 {
     u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
 }
 
+fn after(time: Duration) -> u64 {
+    now().saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+}
+
 // === impl Health ===
 
 impl Health {
@@ -115,14 +121,20 @@ impl Health {
     pub fn failed(&self) -> bool {
         let failures = self.failures.fetch_add(1, Ordering::Relaxed);
         let out = FIRST_EJECTION.saturating_mul(1 << failures.min(MOST_DOUBLINGS)).min(LONGEST_EJECTION);
-        let until = now().saturating_add(u64::try_from(out.as_millis()).unwrap_or(u64::MAX));
-        self.out_until.swap(until, Ordering::Relaxed) == 0
+        self.out_until.swap(after(out), Ordering::Relaxed) == 0
+    }
+
+    /// It can be reached, but tells whoever comes to go elsewhere: it is left out for a moment, as long as
+    /// others are in.
+    pub fn leaves(&self) {
+        self.leaving_until.store(after(FIRST_EJECTION), Ordering::Relaxed);
     }
 
     /// Whether it takes part.
     #[must_use]
     pub fn is_in(&self) -> bool {
-        self.out_until.load(Ordering::Relaxed) == 0
+        let leaving = self.leaving_until.load(Ordering::Relaxed);
+        self.out_until.load(Ordering::Relaxed) == 0 && (leaving == 0 || leaving <= now())
     }
 
     fn load(&self) -> usize {

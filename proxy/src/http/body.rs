@@ -2,7 +2,7 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -15,6 +15,7 @@ use super::{
     client::Lease,
     guard::{Exchange, Patience},
     headers,
+    tape::{Reading, Tape},
 };
 use crate::{
     metrics::{CloseReason, RequestGuard},
@@ -52,6 +53,7 @@ enum Content {
     Empty,
     Text(Bytes),
     Stream(Incoming),
+    Taped(Reading),
 }
 
 // === impl Body ===
@@ -87,6 +89,16 @@ impl Body {
     pub fn with_scope(mut self, scope: Box<dyn Scope>) -> Self {
         self.scope = Some(scope);
         self
+    }
+
+    /// Keeps what is read of it, so that it can be read once more.
+    pub(super) fn taped(&mut self) -> Tape {
+        if let Content::Taped(reading) = &self.content {
+            return reading.tape();
+        }
+        let (tape, reading) = Tape::new(std::mem::take(self));
+        *self = Self::from(reading);
+        tape
     }
 
     pub(super) fn with_exchange(mut self, exchange: Exchange) -> Self {
@@ -142,7 +154,8 @@ impl Body {
 
     /// Gives the upstream connection back as soon as nothing more can come from it.
     fn settle(&mut self) {
-        if http_body::Body::is_end_stream(self)
+        if self.lease.is_some()
+            && http_body::Body::is_end_stream(self)
             && let Some(lease) = self.lease.take()
         {
             lease.give_back();
@@ -155,6 +168,12 @@ impl From<Incoming> for Body {
         let content =
             if http_body::Body::is_end_stream(&stream) { Content::Empty } else { Content::Stream(stream) };
         Self { content, ..Self::default() }
+    }
+}
+
+impl From<Reading> for Body {
+    fn from(reading: Reading) -> Self {
+        Self { content: Content::Taped(reading), ..Self::default() }
     }
 }
 
@@ -190,6 +209,7 @@ impl http_body::Body for Body {
                 }
                 frame.map(|frame| frame.map(clean_trailers))
             }
+            Content::Taped(reading) => ready!(reading.poll_frame(cx)),
         };
         if let Some(Ok(frame)) = &frame {
             self.said(frame);
@@ -203,6 +223,7 @@ impl http_body::Body for Body {
             Content::Empty => true,
             Content::Text(text) => text.is_empty(),
             Content::Stream(stream) => stream.is_end_stream(),
+            Content::Taped(reading) => reading.is_end_stream(),
         }
     }
 
@@ -211,6 +232,7 @@ impl http_body::Body for Body {
             Content::Empty => SizeHint::with_exact(0),
             Content::Text(text) => SizeHint::with_exact(text.len() as u64),
             Content::Stream(stream) => stream.size_hint(),
+            Content::Taped(reading) => reading.size_hint(),
         }
     }
 }

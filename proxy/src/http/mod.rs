@@ -6,6 +6,7 @@ pub mod client;
 mod guard;
 pub mod headers;
 pub mod server;
+mod tape;
 pub mod upgrade;
 
 pub use body::Body;

@@ -125,6 +125,11 @@ impl Metrics {
         }
     }
 
+    /// Counts a request that is sent again.
+    pub fn repeated(&self) {
+        self.traffic.repeats.inc();
+    }
+
     /// Counts an endpoint that is left out for a while.
     pub fn ejected(&self) {
         self.traffic.ejections.inc();

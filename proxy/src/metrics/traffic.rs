@@ -82,6 +82,7 @@ pub(super) struct Traffic {
     pub(super) rule_hits: Open<RuleLabels, Counter>,
     pub(super) connects: Closed<ConnectLabels, Counter>,
     pub(super) ejections: Counter,
+    pub(super) repeats: Counter,
     pub(super) pool: Closed<PoolLabels, Gauge>,
     pub(super) limits: Closed<LimitLabels, Counter>,
     pub(super) overflow: Closed<OverflowLabels, Counter>,
@@ -113,6 +114,7 @@ impl Traffic {
             rule_hits: Open::new(full(Full::PolicyRuleHits)),
             connects: Closed::default(),
             ejections: Counter::default(),
+            repeats: Counter::default(),
             pool: Closed::default(),
             limits: Closed::default(),
             overflow,
@@ -238,6 +240,13 @@ impl Traffic {
                 "Endpoints that were left out for a while because they could not be reached",
             ),
             self.ejections.clone(),
+        );
+        to.add::<NoLabels>(
+            about(
+                "mantlet_upstream_repeats",
+                "Requests that were sent again because the upstream had not processed them, or a connection broke",
+            ),
+            self.repeats.clone(),
         );
         to.add::<PoolLabels>(
             about("mantlet_upstream_pool_connections", "Upstream connections that carry HTTP").full(),

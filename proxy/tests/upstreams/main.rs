@@ -8,5 +8,7 @@ mod common;
 mod balancing;
 mod lines;
 mod names;
+mod repeats;
 mod replica;
+mod rolling;
 mod timeouts;

@@ -9,12 +9,11 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use mantlet_identity::Credentials;
 
-use super::{Body, Failed, Host, Key, Pool, Reserved, SendError, Upstream};
+use super::{Attempts, Body, Host, Key, Pool, Reserved, SendError, Upstream, Wanted};
 use crate::{
     authz::{Permit, Permitted},
     directory::{Endpoint, Endpoints, balance::Load},
     pool::{DialError, Dialer, Reached, Tried},
-    tls::{ALPN_H2, ALPN_HTTP1},
 };
 
 /// A destination with its endpoints, as one connection of the application sees it.
@@ -40,17 +39,6 @@ struct Looked {
     generation: u64,
     endpoints: Arc<Vec<Endpoint>>,
     hosts: Vec<(SocketAddr, Arc<Host>)>,
-}
-
-/// How a connection is wanted.
-#[derive(Clone, Copy)]
-enum Wanted {
-    /// One that stands, or a new one.
-    Any,
-    /// A new one: what stood has just failed.
-    Fresh,
-    /// A new one that is going to leave HTTP.
-    Upgrade,
 }
 
 // === impl Balanced ===
@@ -90,24 +78,23 @@ impl Balanced {
         }
     }
 
-    /// Sends a request that was permitted, see [`Host::send`]; another try goes to the endpoint that
-    /// is best by then.
+    /// Sends a request that was permitted, see [`Host::send`]; another try goes to another endpoint, if there
+    /// is one that can be reached.
     ///
     /// # Errors
     /// No connection, or one that failed.
     pub async fn send(&self, permitted: Permitted<Request<Body>>) -> Result<Sent<Body>, SendError> {
-        let (request, permit) = permitted.into_parts();
-        let (mut host, mut addr, reserved) = self.reserve(Wanted::Any).await?;
-        let response = match host.exchange(reserved, request).await {
-            Ok(response) => response,
-            Err(Failed { again: Some(request), .. }) => {
-                let reserved;
-                (host, addr, reserved) = self.reserve(Wanted::Fresh).await?;
-                host.exchange(reserved, request).await?
+        let (mut request, permit) = permitted.into_parts();
+        let (mut attempts, mut wanted, mut tried) = (Attempts::default(), Wanted::Any, Tried::default());
+        loop {
+            let (host, addr, reserved) = self.reserve(wanted, &mut tried).await?;
+            match host.exchange(reserved, request).await {
+                Ok(response) => return Ok(Sent { response, permit, addr }),
+                Err(failed) => (request, wanted) = attempts.next(failed)?,
             }
-            Err(failed) => return Err(failed.into()),
-        };
-        Ok(Sent { response, permit, addr })
+            tried.served_nothing(addr);
+            self.dialer.repeated();
+        }
     }
 
     /// Sends a request that asks for another protocol, see [`Host::upgrade`]. The load is that of the
@@ -120,24 +107,22 @@ impl Balanced {
         permitted: Permitted<Request<Body>>,
     ) -> Result<(Sent<Incoming>, Option<Load>), SendError> {
         let (request, permit) = permitted.into_parts();
-        let (host, addr, reserved) = self.reserve(Wanted::Upgrade).await?;
+        let (host, addr, reserved) = self.reserve(Wanted::Upgrade, &mut Tried::default()).await?;
         let (response, load) = host.exchange_alone(reserved, request).await?;
         Ok((Sent { response, permit, addr }, load))
     }
 
     /// A connection to the best endpoint that can be reached.
-    async fn reserve(&self, wanted: Wanted) -> Result<(Arc<Host>, SocketAddr, Reserved), SendError> {
+    async fn reserve(
+        &self,
+        wanted: Wanted,
+        tried: &mut Tried,
+    ) -> Result<(Arc<Host>, SocketAddr, Reserved), SendError> {
         let (credentials, endpoints) = (self.dialer.credentials()?, self.endpoints.current());
-        let mut tried = Tried::default();
         loop {
-            let endpoint = self.dialer.pick(&tried, &endpoints)?;
+            let endpoint = self.dialer.pick(tried, &endpoints)?;
             let host = self.host(&credentials, &endpoints, endpoint);
-            let reserved = match wanted {
-                Wanted::Any => host.reserve().await,
-                Wanted::Fresh => host.fresh(&[ALPN_H2, ALPN_HTTP1]).await,
-                Wanted::Upgrade => host.fresh(&[ALPN_HTTP1]).await,
-            };
-            match reserved {
+            match host.reserve(wanted).await {
                 Ok(reserved) => return Ok((host, endpoint.addr, reserved)),
                 Err(SendError::Dial(error)) => tried.failed(endpoint.addr, &endpoints, error)?,
                 Err(error) => return Err(error),

@@ -5,6 +5,7 @@
 //! When any of those changes the key changes, so a rotation retires connections without closing
 //! one: busy ones finish, idle ones are dropped with their host.
 
+mod again;
 mod balanced;
 mod connection;
 mod hosts;
@@ -18,13 +19,16 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use http::{Method, Request, Response, Version};
+use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use mantlet_identity::PeerIdentity;
 use thiserror::Error;
 use tokio::time;
 
-use self::connection::{Connection, Connections};
+use self::{
+    again::{Attempts, Failed, Kept, Wanted},
+    connection::{Connection, Connections},
+};
 pub use self::{
     balanced::{Balanced, Sent},
     connection::Lease,
@@ -84,13 +88,6 @@ struct Reserved {
     reused: bool,
     /// The request's weight on the endpoint.
     load: Option<Load>,
-}
-
-/// A request that got no response.
-struct Failed {
-    error: SendError,
-    /// The request, where sending it again is as good as sending it once.
-    again: Option<Request<Body>>,
 }
 
 /// Why a request got no response.
@@ -158,9 +155,9 @@ impl Host {
 
     /// Sends a request that was permitted, and returns the response as soon as its head is there.
     ///
-    /// A request of which nothing was written is sent again on another connection, once; so is one
-    /// without a body and with an idempotent method (RFC 9110, 9.2.2) when a reused connection fails
-    /// before the response. Nothing else is.
+    /// What the upstream has not touched is sent again, on another connection: a request of which nothing was
+    /// written, and one that it says it has not processed. So is, once, one without a body and with an
+    /// idempotent method (RFC 9110, 9.2.2) when a reused connection fails before the response. Nothing else is.
     ///
     /// # Errors
     /// No connection, or one that failed.
@@ -168,15 +165,16 @@ impl Host {
         self: &Arc<Self>,
         permitted: Permitted<Request<Body>>,
     ) -> Result<(Response<Body>, Permit), SendError> {
-        let (request, permit) = permitted.into_parts();
-        let response = match self.exchange(self.reserve().await?, request).await {
-            Ok(response) => response,
-            Err(Failed { again: Some(request), .. }) => {
-                self.exchange(self.fresh(&[ALPN_H2, ALPN_HTTP1]).await?, request).await?
+        let (mut request, permit) = permitted.into_parts();
+        let (mut attempts, mut wanted) = (Attempts::default(), Wanted::Any);
+        loop {
+            let reserved = self.reserve(wanted).await?;
+            match self.exchange(reserved, request).await {
+                Ok(response) => return Ok((response, permit)),
+                Err(failed) => (request, wanted) = attempts.next(failed)?,
             }
-            Err(failed) => return Err(failed.into()),
-        };
-        Ok((response, permit))
+            self.upstream.dialer().repeated();
+        }
     }
 
     /// Sends a request that asks for another protocol, over an HTTP/1.1 connection of its own: what
@@ -189,7 +187,7 @@ impl Host {
         permitted: Permitted<Request<Body>>,
     ) -> Result<(Response<Incoming>, Permit), SendError> {
         let (request, permit) = permitted.into_parts();
-        let (response, _) = self.exchange_alone(self.fresh(&[ALPN_HTTP1]).await?, request).await?;
+        let (response, _) = self.exchange_alone(self.reserve(Wanted::Upgrade).await?, request).await?;
         Ok((response, permit))
     }
 
@@ -213,15 +211,25 @@ impl Host {
     ) -> Result<Response<Body>, Failed> {
         let Reserved { connection, reused, load } = reserved;
         self.fit(&mut request, &connection);
-        let again = if reused { repeatable(&request) } else { None };
+        let kept = Kept::of(&mut request, reused, connection.version());
         let asked = Instant::now();
         match self.answer(connection, request).await {
             Ok((response, connection)) => {
+                if let Some(kept) = kept {
+                    kept.forget();
+                }
                 let (lease, waited) = (Lease::new(self, connection, load), asked.elapsed());
                 Ok(response.map(|body| Body::from(body).with_wait(waited).with_lease(lease)))
             }
-            Err(Failed { error: error @ SendError::PeerExpired, .. }) => Err(Failed { error, again: None }),
-            Err(failed) => Err(Failed { again: failed.again.or(again), ..failed }),
+            Err((error, unsent)) => {
+                let failed = Failed::new(error, unsent, kept);
+                if let (true, false, Upstream::Mesh(_, endpoint)) =
+                    (failed.is_farewell(), reused, &self.upstream)
+                {
+                    endpoint.health.leaves();
+                }
+                Err(failed)
+            }
         }
     }
 
@@ -230,15 +238,15 @@ impl Host {
         &self,
         connection: Connection,
         request: Request<Body>,
-    ) -> Result<(Response<Incoming>, Connection), Failed> {
+    ) -> Result<(Response<Incoming>, Connection), (SendError, Option<Request<Body>>)> {
         let not_after = connection.not_after();
         tokio::select! {
             biased;
             sent = connection.send(request) => {
-                sent.map_err(|(error, again)| Failed { error: SendError::Http(error), again })
+                sent.map_err(|(error, unsent)| (SendError::Http(error), unsent))
             }
             () = lifetime::unanswered(not_after, self.vouchers.max_stale()) => {
-                Err(Failed { error: SendError::PeerExpired, again: None })
+                Err((SendError::PeerExpired, None))
             }
         }
     }
@@ -251,7 +259,8 @@ impl Host {
     ) -> Result<(Response<Incoming>, Option<Load>), SendError> {
         let Reserved { connection, load, .. } = reserved;
         self.fit(&mut request, &connection);
-        let (response, _never_again) = self.answer(connection, request).await?;
+        let answer = self.answer(connection, request).await;
+        let (response, _never_again) = answer.map_err(|(error, _)| error)?;
         Ok((response, load))
     }
 
@@ -269,8 +278,16 @@ impl Host {
         }
     }
 
+    async fn reserve(self: &Arc<Self>, wanted: Wanted) -> Result<Reserved, SendError> {
+        match wanted {
+            Wanted::Any => self.any().await,
+            Wanted::Fresh => self.fresh(&[ALPN_H2, ALPN_HTTP1]).await,
+            Wanted::Upgrade => self.fresh(&[ALPN_HTTP1]).await,
+        }
+    }
+
     /// A connection that stands, or a new one.
-    async fn reserve(self: &Arc<Self>) -> Result<Reserved, SendError> {
+    async fn any(self: &Arc<Self>) -> Result<Reserved, SendError> {
         if let Some(reserved) = self.take() {
             return Ok(reserved);
         }
@@ -364,14 +381,6 @@ impl Host {
     }
 }
 
-// === impl Failed ===
-
-impl From<Failed> for SendError {
-    fn from(failed: Failed) -> Self {
-        failed.error
-    }
-}
-
 // === impl Pending ===
 
 impl<'a> Pending<'a> {
@@ -396,21 +405,4 @@ fn http_version(alpn: Alpn) -> Result<HttpVersion, SendError> {
         Alpn::Http1 | Alpn::None => Ok(HttpVersion::H1),
         Alpn::Tcp => Err(SendError::NotHttp(alpn)),
     }
-}
-
-/// A copy of `request`, if sending it twice is the same as sending it once.
-fn repeatable(request: &Request<Body>) -> Option<Request<Body>> {
-    let idempotent = matches!(
-        *request.method(),
-        Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE
-    );
-    if !idempotent || !http_body::Body::is_end_stream(request.body()) {
-        return None;
-    }
-    let mut copy = Request::new(Body::default());
-    copy.method_mut().clone_from(request.method());
-    copy.uri_mut().clone_from(request.uri());
-    *copy.version_mut() = request.version();
-    copy.headers_mut().clone_from(request.headers());
-    Some(copy)
 }
