@@ -48,9 +48,9 @@ async fn d31_rapid_resets_end_the_connection() {
     assert_served(&f).await;
 }
 
-/// Whoever floods is worth no more work than a connection full of ordinary requests: then others wait no
-/// longer for it than for any neighbour. Counted, because a stopwatch on a shared machine measures the
-/// machine.
+/// Others may wait twice as long as they do without the flood. A neighbour whose connection is full of
+/// ordinary requests takes half of the sidecar from them, and no more: so a flood may cost no more work
+/// than such a neighbour. Work is counted, because a stopwatch on a shared machine measures the machine.
 #[tokio::test]
 async fn d31_a_flood_of_resets_costs_no_more_than_a_connection_of_ordinary_requests() {
     /// Streams that an ordinary peer may have open at once.

@@ -13,6 +13,7 @@ use mantlet_testkit::{Io, eventually};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::common::{ORDERS, sidecar};
 
@@ -58,12 +59,20 @@ pub(crate) struct Open {
 }
 
 /// More than all windows and buffers on the way together.
-const BIG: usize = 32 * 1024 * 1024;
+pub(crate) const BIG: usize = 32 * 1024 * 1024;
 
-/// What has to happen within a second does; the other ones are for a busy machine.
+/// What loses its right ends within this time of the change.
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
+
+/// What has to happen within a second of now.
 pub(crate) async fn soon<F: Future>(what: &str, future: F) -> F::Output {
-    let limit = Duration::from_secs(5);
-    tokio::time::timeout(limit, future).await.unwrap_or_else(|_| panic!("not within a second: {what}"))
+    within_a_second_of(Instant::now(), what, future).await
+}
+
+/// What has to happen within a second of that moment.
+pub(crate) async fn within_a_second_of<F: Future>(moment: Instant, what: &str, future: F) -> F::Output {
+    let done = tokio::time::timeout_at(moment + SECOND, future).await;
+    done.unwrap_or_else(|_| panic!("not within a second: {what}"))
 }
 
 /// A GET of the HTTP/2 app's clients; a peer that is no Mantlet says itself what its app speaks.
@@ -217,6 +226,11 @@ impl Mesh {
         let caller = inner.before(flags(sidecar().identity(frontend)), "shop/orders").start().await;
         let outer = Doors::outbound(&caller, 0).await;
         Self { authority, apps, callee, caller, inner, outer }
+    }
+
+    /// Whose identity is `id` has this one from now on, and what is opened uses it.
+    pub(crate) async fn hold(&self, id: &str, svid: &TestSvid) {
+        give(if id == ORDERS { &self.callee } else { &self.caller }, Answer::of(svid)).await;
     }
 }
 

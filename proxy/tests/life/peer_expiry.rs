@@ -7,6 +7,7 @@ use std::time::Duration;
 use mantlet_testkit::apps::Protocol;
 use mantlet_testkit::client::{Http1, Http2, Http2Stream, HttpClient, Request, TlsClient, until_end};
 use mantlet_testkit::pki::{Authority, SvidOptions, TestSvid};
+use mantlet_testkit::sidecar::SidecarBuilder;
 use mantlet_testkit::workload_api::Answer;
 use mantlet_testkit::{eventually, within};
 use time::OffsetDateTime;
@@ -20,9 +21,9 @@ use crate::mesh::{
 /// Set by flag; twelve hours otherwise.
 const MAX_STALE: Duration = Duration::from_secs(3);
 
-/// Long enough to start two sidecars and to open everything under it.
+/// Long enough to open everything under it.
 fn short_lived(authority: &Authority, id: &str) -> TestSvid {
-    authority.issue(&SvidOptions::new(id).expires_in(Duration::from_secs(8)))
+    authority.issue(&SvidOptions::new(id).expires_in(Duration::from_secs(5)))
 }
 
 /// What an unanswered request has beyond the end of its peer's SVID.
@@ -31,7 +32,7 @@ const ANSWER_GRACE: Duration = Duration::from_secs(60);
 /// It has ended now: after the end of the SVID and of what may follow, and not long after.
 fn assert_on_time(svid: &TestSvid, after: Duration) {
     let (due, now) = (svid.not_after + after, OffsetDateTime::now_utc());
-    assert!(now >= due && now < due + Duration::from_secs(5), "ended at {now}, due at {due}");
+    assert!(now >= due && now < due + Duration::from_secs(2), "ended at {now}, due at {due}");
 }
 
 /// The clock that counts is the wall clock.
@@ -89,9 +90,11 @@ async fn d55_a_caller_whose_svid_expires_is_told_to_go_sends_nothing_new_and_wha
 #[tokio::test]
 async fn a_callee_whose_svid_expires_gets_new_requests_on_new_connections_and_what_is_open_ends_in_time() {
     let authority = Authority::new("td.test");
-    let (svid, frontend) = (short_lived(&authority, ORDERS), authority.svid(FRONTEND));
-    let mesh =
-        Mesh::of(authority, (&svid, &frontend), |caller| caller.arg("--max-stale-identity", "3s")).await;
+    let (orders, frontend) = (authority.svid(ORDERS), authority.svid(FRONTEND));
+    let flags = |caller: SidecarBuilder| caller.arg("--max-stale-identity", "3s");
+    let mesh = Mesh::of(authority, (&orders, &frontend), flags).await;
+    let svid = short_lived(&mesh.authority, ORDERS);
+    mesh.hold(ORDERS, &svid).await;
     let mut open = Open::through(mesh.outer).await;
     // The callee is renewed in time: it has no reason to close what was opened under the old SVID.
     give(&mesh.callee, Answer::of(&mesh.authority.svid(ORDERS))).await;
@@ -167,9 +170,9 @@ async fn a_caller_that_has_expired_waits_a_minute_for_its_answers() {
 }
 
 async fn a_callee_that_has_expired_has_a_minute_for_its_answers() {
-    let authority = Authority::new("td.test");
-    let (svid, frontend) = (short_lived(&authority, ORDERS), authority.svid(FRONTEND));
-    let mesh = Mesh::of(authority, (&svid, &frontend), |caller| caller).await;
+    let mesh = Mesh::start().await;
+    let svid = short_lived(&mesh.authority, ORDERS);
+    mesh.hold(ORDERS, &svid).await;
     let mut open = Open::through(mesh.outer).await;
     let h1 = HttpClient::plain(mesh.outer.h1, Protocol::Http1).await;
     let h2 = HttpClient::plain(mesh.outer.h2, Protocol::H2c).await;

@@ -1,20 +1,25 @@
 //! A right goes, by a policy change or by the end of a grant: whatever was carried by it ends within
 //! a second, in whatever state it is, and nothing else does.
 
+use std::future::poll_fn;
 use std::time::Duration;
 
+use mantlet_testkit::Io;
 use mantlet_testkit::apps::{Protocol, RawApp};
 use mantlet_testkit::client::{
     Http1, Http2, Http2Stream, HttpClient, Request, TlsClient, exactly, until_end,
 };
 use mantlet_testkit::sidecar::Sidecar;
-use mantlet_testkit::{Io, eventually};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::io::AsyncWriteExt;
+use tokio::time::Instant;
 
 use crate::common::{ORDERS, identified, sidecar};
-use crate::mesh::{Apps, Doors, Open, closed_only_for, closes, get2, is_open, open_stream, soon};
+use crate::mesh::{
+    Apps, BIG, Doors, Open, closed, closed_only_for, closes, get2, is_open, open_stream,
+    within_a_second_of as ends,
+};
 
 /// One peer's work in every state that work can be in.
 struct Work {
@@ -79,30 +84,51 @@ impl Work {
         Self { open, download, grpc, upload1, upload2, unread1, unread2, full, flood, connections }
     }
 
-    /// Everything has ended, and gRPC was told so.
-    async fn ended(&mut self, reason: &str) {
-        soon("bytes without a reader", &mut self.flood).await.unwrap();
-        soon("bytes without bytes", async { assert_eq!(until_end(&mut self.open.tcp).await, b"") }).await;
-        soon("an open response of HTTP/1", self.download.closed()).await;
+    /// Everything ends within a second of `change`, and gRPC is told so.
+    async fn ends(&mut self, callee: &Sidecar, change: Instant, reason: &str) {
+        let mut grpc = None;
+        // All of it is watched at once: nothing gets a second of its own.
+        let ((), (), (), upload1, upload2, (), (), (), ()) = tokio::join!(
+            ends(change, "bytes without a reader", async { (&mut self.flood).await.unwrap() }),
+            ends(change, "bytes without bytes", async {
+                assert_eq!(until_end(&mut self.open.tcp).await, b"")
+            }),
+            ends(change, "an open response of HTTP/1", async { drop(self.download.closed().await) }),
+            ends(change, "an upload of HTTP/1", self.upload1.closed()),
+            ends(change, "an upload of HTTP/2", self.upload2.head()),
+            ends(change, "an open response of HTTP/2", async {
+                assert!(self.open.stream.data().await.is_err());
+            }),
+            ends(change, "gRPC", async {
+                assert_eq!(self.grpc.data().await.unwrap(), None);
+                grpc = Some(self.grpc.trailers().await.unwrap());
+            }),
+            // A reset needs no window, so that it is seen without reading.
+            ends(change, "a response of HTTP/2 without a reader", async {
+                poll_fn(|cx| self.unread2.body.poll_reset(cx)).await.unwrap();
+            }),
+            // Bytes twice, and the HTTP/1 connections of a download, an upload and an unread response.
+            ends(
+                change,
+                "every connection that carries nothing else",
+                closes(callee, "inbound", reason, 5.0)
+            ),
+        );
         // Requests without an answer get one that says why.
         let refusal = format!("x-mantlet-error: {reason}; id=");
-        let upload1 = soon("an upload of HTTP/1", self.upload1.closed()).await;
         let upload1 = String::from_utf8_lossy(&upload1);
         assert!(upload1.starts_with("HTTP/1.1 403 ") && upload1.contains(&refusal), "{upload1}");
-        let upload2 = soon("an upload of HTTP/2", self.upload2.head()).await.unwrap();
+        let upload2 = upload2.unwrap();
         assert_eq!(upload2.status, 403);
         assert!(upload2.header("x-mantlet-error")[0].starts_with(&format!("{reason}; id=")), "{upload2:?}");
-        assert!(soon("an open response of HTTP/2", self.open.stream.data()).await.is_err());
-        assert_eq!(soon("the end of gRPC", self.grpc.data()).await.unwrap(), None);
-        let trailers = self.grpc.trailers().await.unwrap();
+        let trailers = grpc.unwrap();
         let value =
             |name: &str| trailers.iter().find(|(field, _)| field == name).map(|(_, value)| value.clone());
         assert_eq!(value("grpc-status"), Some(b"7".to_vec()), "{trailers:?}");
         assert_eq!(value("grpc-message"), Some(reason.as_bytes().to_vec()));
         // What was on its way may still be read; then it is cut.
-        self.unread1.closed().await;
-        let cut = async { while self.unread2.data().await.is_ok_and(|data| data.is_some()) {} };
-        soon("the cut of a response without a reader", cut).await;
+        assert!(self.unread1.closed().await.len() < BIG);
+        while self.unread2.data().await.is_ok_and(|data| data.is_some()) {}
         assert!(self.unread2.data().await.is_err() || self.unread2.trailers().await.is_err());
         until_end(&mut self.full).await;
     }
@@ -146,10 +172,10 @@ fn policy(apps: &Apps, raw: &RawApp, loses: &str) -> String {
 // === impl Fixture ===
 
 impl Fixture {
-    async fn start(until: &str) -> Self {
+    async fn start() -> Self {
         let authority = mantlet_testkit::pki::Authority::new("td.test");
         let (apps, raw) = (Apps::start().await, RawApp::start().await);
-        let callee = sidecar().identity(&authority.svid(ORDERS)).policy(policy(&apps, &raw, until));
+        let callee = sidecar().identity(&authority.svid(ORDERS)).policy(policy(&apps, &raw, ""));
         let callee = apps.behind(callee).inbound(raw.addr()).start().await;
         identified(&callee).await;
         let (doors, fourth) = (Doors::inbound(&callee).await, callee.inbound(3).await);
@@ -161,10 +187,8 @@ impl Fixture {
         Self { apps, raw, authority, callee, loses, keeps }
     }
 
-    async fn only_the_loser_ended(mut self, reason: &str) {
-        self.loses.ended(reason).await;
-        // Bytes twice, and the HTTP/1 connections of a download, an upload and an unread response.
-        closes(&self.callee, "inbound", reason, 5.0).await;
+    async fn only_the_loser_ends(mut self, change: Instant, reason: &str) {
+        Box::pin(self.loses.ends(&self.callee, change, reason)).await;
         self.keeps.goes_on().await;
         closed_only_for(&self.callee, &[reason]).await;
         let refused = self.loses.open.h1.send(&Request::get("/")).await.unwrap();
@@ -175,34 +199,38 @@ impl Fixture {
 
 #[tokio::test]
 async fn a_policy_change_ends_what_lost_its_right_in_whatever_state_and_nothing_else() {
-    let f = Fixture::start("").await;
+    let f = Fixture::start().await;
     let without: String = policy(&f.apps, &f.raw, "")
         .lines()
         .filter(|line| !line.contains("loses"))
         .map(|line| format!("{line}\n"))
         .collect();
     f.callee.set_policy(&without);
-    f.only_the_loser_ended("policy").await;
+    f.only_the_loser_ends(Instant::now(), "policy").await;
 }
 
 #[tokio::test]
 async fn a_deny_that_is_added_ends_what_it_stops_and_nothing_else() {
-    let f = Fixture::start("").await;
+    let f = Fixture::start().await;
     let (h1, h2) = (f.apps.h1.port(), f.apps.h2.port());
     let mut denied = policy(&f.apps, &f.raw, "");
     denied.push_str(&format!("deny web/loses to * /** on {h1}\ndeny web/loses to * /** on {h2}\n"));
     let (tcp, raw) = (f.apps.tcp.port(), f.raw.port());
     denied.push_str(&format!("deny web/loses to tcp on {tcp}\ndeny web/loses to tcp on {raw}\n"));
     f.callee.set_policy(&denied);
-    f.only_the_loser_ended("policy").await;
+    f.only_the_loser_ends(Instant::now(), "policy").await;
 }
 
 #[tokio::test]
 async fn the_end_of_a_grant_ends_what_it_carried_in_whatever_state_and_nothing_else() {
-    let end = (OffsetDateTime::now_utc() + Duration::from_secs(12)).replace_nanosecond(0).unwrap();
-    let f = Fixture::start(&format!(" until {}", end.format(&Rfc3339).unwrap())).await;
-    assert!(OffsetDateTime::now_utc() < end, "too slow to begin before the grant ends");
-    assert!(!f.loses.flood.is_finished(), "nothing ends before its time");
-    eventually("the end of the grant", async || (OffsetDateTime::now_utc() >= end).then_some(())).await;
-    f.only_the_loser_ended("expired").await;
+    let f = Fixture::start().await;
+    // The grant gets its end when everything has begun, which takes as long as it takes.
+    let (begun, now) = (OffsetDateTime::now_utc(), Instant::now());
+    let end = (begun + Duration::from_secs(3)).replace_nanosecond(0).unwrap();
+    f.callee.set_policy(&policy(&f.apps, &f.raw, &format!(" until {}", end.format(&Rfc3339).unwrap())));
+    f.callee.event("policy_loaded", |event| event["generation"] == 2).await;
+    let end = now + Duration::try_from(end - begun).unwrap();
+    tokio::time::sleep_until(end).await;
+    assert_eq!(closed(&f.callee, "inbound", "policy").await, 0.0, "nothing ends before its time");
+    f.only_the_loser_ends(end, "expired").await;
 }

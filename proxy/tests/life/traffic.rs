@@ -1,26 +1,26 @@
 //! Requests and bytes that never stop, for whatever happens meanwhile.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mantlet_testkit::apps::Protocol;
 use mantlet_testkit::client::{HttpClient, Request, connect, exactly};
 use mantlet_testkit::{Io, within};
 use tokio::io::AsyncWriteExt;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::mesh::Doors;
 
 /// Clients of each kind.
-const EACH: usize = 4;
+const EACH: usize = 8;
 
 /// Clients of HTTP/1, HTTP/2 and bytes, each on one connection for as long as it lasts.
 pub(crate) struct Traffic {
     stop: Arc<AtomicBool>,
-    done: Arc<AtomicUsize>,
-    begun: Instant,
+    done: watch::Sender<usize>,
     clients: Vec<JoinHandle<Vec<String>>>,
 }
 
@@ -28,17 +28,17 @@ pub(crate) struct Traffic {
 
 impl Traffic {
     pub(crate) async fn start(doors: Doors) -> Self {
-        let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (stop, done) = (Arc::new(AtomicBool::new(false)), watch::Sender::new(0));
         let mut clients = Vec::new();
         for _ in 0..EACH {
             for (addr, protocol) in [(doors.h1, Protocol::Http1), (doors.h2, Protocol::H2c)] {
                 let client = HttpClient::plain(addr, protocol).await;
-                clients.push(tokio::spawn(requests(client, Arc::clone(&stop), Arc::clone(&done))));
+                clients.push(tokio::spawn(requests(client, Arc::clone(&stop), done.clone())));
             }
             let io: Io = Box::new(connect(doors.tcp).await);
             clients.push(tokio::spawn(bytes(io, Arc::clone(&stop))));
         }
-        let traffic = Self { stop, done, begun: Instant::now(), clients };
+        let traffic = Self { stop, done, clients };
         traffic.goes_on().await;
         traffic
     }
@@ -46,32 +46,34 @@ impl Traffic {
     /// Waits for fifty more answers.
     pub(crate) async fn goes_on(&self) {
         let wanted = self.answers() + 50;
-        within("fifty more answers", async {
-            while self.answers() < wanted {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        let mut done = self.done.subscribe();
+        within("fifty more answers", done.wait_for(|done| *done >= wanted))
+            .await
+            .expect("the sender is ours");
     }
 
-    /// Ends, fails if anything was lost, and gives how many answers there were and in which time.
-    pub(crate) async fn nothing_was_lost(self) -> (usize, Duration) {
-        let answered = (self.answers(), self.begun.elapsed());
+    /// How many answers there were in a second, by the clock, while this went on.
+    pub(crate) async fn rate_of(&self, what: impl Future<Output = ()>) -> f64 {
+        let (before, begun) = (self.answers(), Instant::now());
+        what.await;
+        (self.answers() - before) as f64 / begun.elapsed().as_secs_f64()
+    }
+
+    /// Ends, and fails if anything was lost.
+    pub(crate) async fn nothing_was_lost(self) {
         self.stop.store(true, Ordering::Relaxed);
         for client in self.clients {
             let lost = within("the last answer", client).await.unwrap();
-            let done = self.done.load(Ordering::Relaxed);
-            assert!(lost.is_empty(), "{} of {done} lost, first: {}", lost.len(), lost[0]);
+            assert!(lost.is_empty(), "{} of {} lost, first: {}", lost.len(), *self.done.borrow(), lost[0]);
         }
-        answered
     }
 
     fn answers(&self) -> usize {
-        self.done.load(Ordering::Relaxed)
+        *self.done.borrow()
     }
 }
 
-async fn requests(mut client: HttpClient, stop: Arc<AtomicBool>, done: Arc<AtomicUsize>) -> Vec<String> {
+async fn requests(mut client: HttpClient, stop: Arc<AtomicBool>, done: watch::Sender<usize>) -> Vec<String> {
     let (get, post) = (Request::get("/"), Request::new("POST", "/").body("not to be sent twice"));
     let mut lost = Vec::new();
     while !stop.load(Ordering::Relaxed) {
@@ -85,7 +87,7 @@ async fn requests(mut client: HttpClient, stop: Arc<AtomicBool>, done: Arc<Atomi
                     return lost;
                 }
             }
-            done.fetch_add(1, Ordering::Relaxed);
+            done.send_modify(|done| *done += 1);
         }
     }
     lost
