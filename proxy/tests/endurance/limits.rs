@@ -323,6 +323,29 @@ async fn an_app_that_gives_up_on_a_third_of_its_requests_hurts_nobody_on_its_con
 }
 
 #[tokio::test]
+async fn what_an_app_gave_up_on_while_the_sidecar_stood_still_costs_it_nothing() {
+    // 0.2 s of 1 000 requests in a second, as many as may be open, and 300 resets in a second.
+    const GIVEN_UP: u32 = 60;
+    const KEPT: u32 = 90;
+    let app = App::start(Protocol::Http1).await;
+    let inbound = behind(app.addr(), &[]).await;
+    let mut io = h2_frames(&inbound).await;
+    let mut burst = Vec::new();
+    for n in 0..GIVEN_UP + KEPT {
+        burst.extend(frame(HEADERS, END_HEADERS | END_STREAM, 2 * n + 1, &get("/")));
+        if n < GIVEN_UP {
+            burst.extend(frame(RST_STREAM, 0, 2 * n + 1, &8_u32.to_be_bytes()));
+        }
+    }
+    assert!(burst.len() < 16 * 1024, "one TLS record, so that it is one read");
+    let end = frames::flood(&mut io, &burst, |end| end.heads.len() == KEPT as usize).await;
+    assert_eq!((end.goaway, end.heads.len()), (None, KEPT as usize), "{end:?}");
+    let metrics = inbound.sidecar.metrics().await;
+    assert_eq!(metrics.sum("mantlet_limits_reached_total", &[]), 0.0);
+    assert_eq!(metrics.sum("mantlet_connections_closed_total", &[]), 0.0);
+}
+
+#[tokio::test]
 async fn streams_past_the_limit_are_refused_and_those_who_insist_are_cut() {
     let app = App::with(Protocol::Http1, |_| std::future::pending::<Reply>()).await;
     let inbound = behind(app.addr(), &[]).await;
