@@ -1,4 +1,8 @@
-//! Annotations of a pod, checked with the crate that the sidecar enforces with.
+//! The sidecar for pods: what is added to them, and their annotations, checked with the crates that the
+//! sidecar and its init container work with.
+//!
+//! [`inject`](inject::inject) says what becomes of a pod: the operations that add the sidecar, or why there
+//! are none.
 //!
 //! [`check`] is what admission says about an object: every error and warning of its pod templates, as
 //! [`mantlet_policy`] finds them, with annotation key, place, code and the way to put it right. A pod
@@ -6,12 +10,12 @@
 //! written, not in the pod that a controller makes of it later. `mantlet policy check` asks the same
 //! code: what passes there passes at admission.
 //!
-//! Pure: no I/O, no cluster, no clock (the time is an argument). Adding the sidecar to a pod and the
-//! webhook that serves both are not written yet.
+//! Both are pure: no I/O, no cluster, no clock (the time is an argument).
 
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
+mod admission;
 pub mod inject;
 mod subject;
 mod template;

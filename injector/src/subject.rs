@@ -8,6 +8,9 @@ use mantlet_policy::{
     Code, Config, Diagnostic, Guardrails, Latches, Limits, Mode, Policy, Report, Source, Workload,
 };
 
+use mantlet_redirect::ProxyPorts;
+
+use crate::admission::Admission;
 use crate::{Installation, Template};
 
 /// One policy and what it belongs to: a pod template, or nothing but a text.
@@ -20,6 +23,8 @@ pub struct Subject {
     limits: Limits,
     host_network: bool,
     may_change_user: Vec<String>,
+    init_containers: Vec<String>,
+    proxy_ports: ProxyPorts,
     latches: Latches,
 }
 
@@ -52,6 +57,8 @@ impl Subject {
             limits: Limits::ANNOTATIONS,
             host_network: template.host_network,
             may_change_user: template.may_change_user,
+            init_containers: template.init_containers,
+            proxy_ports: ProxyPorts::default(),
             latches: Latches::new(),
         }
     }
@@ -67,8 +74,24 @@ impl Subject {
             limits: Limits::FILES,
             host_network: false,
             may_change_user: Vec::new(),
+            init_containers: Vec::new(),
+            proxy_ports: ProxyPorts::default(),
             latches: Latches::new(),
         }
+    }
+
+    /// The same, where the sidecar's ports are not the usual ones.
+    pub(crate) fn with_ports(self, proxy_ports: ProxyPorts) -> Self {
+        Self { proxy_ports, ..self }
+    }
+
+    /// What is read at admission; where it is wrong, which [`report`](Self::report) says, nothing.
+    pub(crate) fn admission(&self) -> Admission {
+        self.read_admission().unwrap_or_default()
+    }
+
+    fn read_admission(&self) -> Result<Admission, Vec<Diagnostic>> {
+        Admission::read(&self.annotations, &self.init_containers, self.proxy_ports)
     }
 
     /// As people refer to it.
@@ -86,11 +109,20 @@ impl Subject {
     /// Everything that is wrong or strange, as admission sees it.
     #[must_use]
     pub fn report(&self, now: SystemTime) -> Report {
-        let set = match self.set() {
-            Ok(set) => set,
-            Err(errors) => return Report { errors, warnings: Vec::new() },
-        };
+        let (set, mut errors) = self.readable();
         let mut report = mantlet_policy::check(&set.sources(), &self.config(&set, now));
+        let mut warnings = Vec::new();
+        match self.read_admission() {
+            Ok(admission) => warnings = admission.warnings(),
+            Err(findings) => errors.extend(findings),
+        }
+        if !errors.is_empty() {
+            // A wrong key may be the one that was meant to hold the policy.
+            report.warnings.retain(|warning| warning.code != Code::NoPolicy);
+        }
+        errors.append(&mut report.errors);
+        warnings.append(&mut report.warnings);
+        let mut report = Report { errors, warnings };
         if let Some(text) = &set.upstreams {
             let parsed = mantlet_policy::upstreams::parse(UPSTREAMS, text, &self.workload, &self.limits);
             report.errors.extend(parsed.err().into_iter().flatten());
@@ -136,6 +168,21 @@ impl Subject {
         PolicySet::from_annotations(
             self.annotations.iter().map(|(key, value)| (key.as_str(), value.as_str())),
         )
+    }
+
+    /// What can be read of the annotations, and what is wrong with the rest: one wrong key does not hide
+    /// the mistakes in the others.
+    fn readable(&self) -> (PolicySet, Vec<Diagnostic>) {
+        match self.set() {
+            Ok(set) => (set, Vec::new()),
+            Err(errors) => {
+                let good = |key: &str| !errors.iter().any(|error| error.source == key);
+                let rest = self.annotations.iter().filter(|(key, _)| good(key));
+                let rest =
+                    PolicySet::from_annotations(rest.map(|(key, value)| (key.as_str(), value.as_str())));
+                (rest.unwrap_or_default(), errors)
+            }
+        }
     }
 }
 

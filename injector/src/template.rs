@@ -25,6 +25,8 @@ pub struct Template {
     pub host_network: bool,
     /// The containers that can become any user they like.
     pub may_change_user: Vec<String>,
+    /// The init containers, in their order.
+    pub init_containers: Vec<String>,
 }
 
 /// Why an object cannot be read.
@@ -71,6 +73,14 @@ impl fmt::Display for Unreadable {
 }
 
 impl std::error::Error for Unreadable {}
+
+/// The template that `pod`, a pod or a pod template alone, is.
+///
+/// # Errors
+/// A pod that Kubernetes would not take either.
+pub(crate) fn of_pod(pod: &Value) -> Result<Template, Unreadable> {
+    template(pod, pod)
+}
 
 fn collect(document: &Value, depth: usize, found: &mut Vec<Template>) -> Result<(), Unreadable> {
     if let Some(items) = document.get("items").and_then(Value::as_array) {
@@ -119,9 +129,18 @@ fn template(document: &Value, pod: &Value) -> Result<Template, Unreadable> {
         ports: ports(spec),
         host_network: spec.get("hostNetwork").and_then(Value::as_bool) == Some(true),
         may_change_user: may_change_user(spec),
+        init_containers: named(spec, "initContainers"),
         kind,
         name,
     })
+}
+
+fn named(spec: &Value, list: &str) -> Vec<String> {
+    let containers = spec.get(list).and_then(Value::as_array).into_iter().flatten();
+    containers
+        .filter_map(|container| container.get("name").and_then(Value::as_str))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// The containers that say they run as root and keep SETUID. What an image says about its user is not known here.

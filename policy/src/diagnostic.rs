@@ -58,6 +58,7 @@ codes! {
     HeaderName = "P061", "this header name has an alias";
     Guardrail = "P070", "the installation forbids this";
     UnknownKey = "P080", "no such annotation or option";
+    AnnotationValue = "P081", "no such value of an annotation";
     HostNetwork = "P090", "a hostNetwork pod cannot be captured";
     UpstreamDestination = "U001", "this is no destination";
     UpstreamVerb = "U002", "a destination needs is, passthrough or refuse";
@@ -82,6 +83,7 @@ codes! {
     DenyNotForeign = "W211", "the deny does not cover all callers of its port";
     ProxyUser = "W212", "a container may become the proxy's user";
     PlaintextOpaque = "W215", "plaintext on an opaque port";
+    NotCaptured = "W216", "connections that are not captured";
 }
 
 /// Where in a text something stands. Lines and columns count from 1; columns count characters.

@@ -179,6 +179,28 @@ pub fn check_key(key: &str) -> Result<(), Box<Diagnostic>> {
     }
 }
 
+/// Whether a label of a pod or namespace is known.
+///
+/// # Errors
+/// [`Code::UnknownKey`], with the key that was probably meant.
+pub fn check_label(key: &str) -> Result<(), Box<Diagnostic>> {
+    let labels = || KEYS.iter().filter(|known| known.kind == KeyKind::Label).map(|known| known.key);
+    if labels().any(|label| label == key) {
+        return Ok(());
+    }
+    let (message, help) = match did_you_mean(key, labels()) {
+        Some(near) => (format!("unknown label {key}"), format!("did you mean {near}?")),
+        None if check_key(key).is_ok() => {
+            (format!("{key} is an annotation"), "move it to metadata.annotations".to_owned())
+        }
+        None => {
+            let known: Vec<&str> = labels().collect();
+            (format!("unknown label {key}"), format!("there are {}", known.join(" and ")))
+        }
+    };
+    Err(Box::new(Diagnostic::general(Code::UnknownKey, key, message, help)))
+}
+
 /// `enforce` or `audit until <time>`.
 ///
 /// # Errors
@@ -303,6 +325,15 @@ mod tests {
         assert!(check_key("mantlet.dev/policy.Platform").is_err());
         assert!(check_key(POLICY_NEXT).unwrap_err().message.contains("not available yet"));
         assert!(check_key("mantlet.dev/policy.platform-1").is_ok());
+    }
+
+    #[test]
+    fn a_label_that_is_unknown_or_an_annotation_is_an_error() {
+        let help = |key| check_label(key).unwrap_err().help;
+        assert_eq!(help("mantlet.dev/injct"), "did you mean mantlet.dev/inject?");
+        assert_eq!(help("mantlet.dev/policy"), "move it to metadata.annotations");
+        assert_eq!(help("mantlet.dev/x"), "there are mantlet.dev/inject and mantlet.dev/injected");
+        assert!(check_label("mantlet.dev/inject").is_ok() && check_label("mantlet.dev/injected").is_ok());
     }
 
     #[test]

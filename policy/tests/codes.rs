@@ -276,8 +276,10 @@ fn every_code_of_the_language_is_raised_by_a_test() {
         Code::AuditNeedsUntil,
         Code::UnknownKey,
         // raised by whoever sees the pod: the injector and the command line
+        Code::AnnotationValue,
         Code::HostNetwork,
         Code::ProxyUser,
+        Code::NotCaptured,
     ];
     let raised: BTreeSet<Code> = ERRORS
         .iter()

@@ -1,0 +1,4 @@
+//! What injection makes of pods.
+
+mod admission;
+mod support;
