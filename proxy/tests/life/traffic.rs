@@ -43,11 +43,11 @@ impl Traffic {
         traffic
     }
 
-    /// Waits for fifty more answers.
+    /// Waits for twenty more answers, which are more than one for each client.
     pub(crate) async fn goes_on(&self) {
-        let wanted = self.answers() + 50;
+        let wanted = self.answers() + 20;
         let mut done = self.done.subscribe();
-        within("fifty more answers", done.wait_for(|done| *done >= wanted))
+        within("twenty more answers", done.wait_for(|done| *done >= wanted))
             .await
             .expect("the sender is ours");
     }
