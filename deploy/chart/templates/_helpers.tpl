@@ -14,7 +14,7 @@
 
 {{/* Where the injector keeps its serving certificate and its authority. */}}
 {{- define "mantlet.secret" -}}
-{{- printf "%s-tls" (include "mantlet.injector" .) -}}
+{{- printf "%s-certificate" (include "mantlet.injector" .) -}}
 {{- end -}}
 
 {{- define "mantlet.selector" -}}
