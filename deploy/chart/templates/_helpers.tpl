@@ -207,7 +207,7 @@ workloadApi:
   {{- if eq .mode "csi" }}
   csi: {driver: {{ .driver | quote }}, socket: {{ .socket | quote }}}
   {{- else }}
-  hostPath: {directory: {{ .directory | quote }}, socket: {{ .socket | quote }}}
+  hostPath: {directory: {{ .directory | trimSuffix "/" | quote }}, socket: {{ .socket | quote }}}
   {{- end }}
   {{- end }}
 meshCidrs: {{ toJson .Values.meshCidrs }}

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use mantlet_injector::inject::Config;
 use mantlet_testkit::TempDir;
 use mantlet_testkit::real_peers::{RealPeers, run};
 use serde_json::Value;
@@ -27,7 +28,7 @@ external: passthrough
 unknown: any-in-trust-domain
 excludedNamespaces: [kube-system, spire]
 workloadApi: {mode: hostPath, directory: /var/run/spire/sockets/, socket: api.sock}
-agentDirectories: [/run/spire/agent-sockets, "/opt/agent sockets"]
+agentDirectories: [/run/spire/agent-sockets, /opt/agent]
 global: {imageRegistry: registry.test/mantlet}
 imagePullSecrets: [pull]
 proxy:
@@ -119,4 +120,12 @@ pub(crate) fn the<'o>(objects: &'o [Value], kind: &str) -> &'o Value {
     let found = of_kind(objects, kind);
     assert_eq!(found.len(), 1, "objects of kind {kind}");
     found[0]
+}
+
+/// What the injector reads, checked as it checks it.
+pub(crate) fn config(objects: &[Value]) -> Config {
+    let texts =
+        of_kind(objects, "ConfigMap").into_iter().filter_map(|map| map["data"]["config.yaml"].as_str());
+    let [text] = texts.collect::<Vec<_>>()[..] else { panic!("not one configuration of the injector") };
+    serde_saphyr::from_str(text).unwrap_or_else(|error| panic!("{error}\n{text}"))
 }

@@ -1,5 +1,8 @@
 //! Pods as the tests send them to the API server.
 
+use std::time::SystemTime;
+
+use mantlet_injector::inject::{Config, Input, Namespace, Scope, Token, apply, inject};
 use serde_json::{Value, json};
 
 /// A pod with an app and no sidecar.
@@ -12,36 +15,30 @@ pub(crate) fn plain(namespace: &str) -> Value {
     })
 }
 
-/// The same pod as it is with a sidecar.
-pub(crate) fn injected(namespace: &str) -> Value {
+/// The same pod as the injector makes it with this configuration.
+pub(crate) fn injected_by(config: &Config, namespace: &str) -> Value {
     let mut pod = plain(namespace);
-    pod["metadata"]["labels"]["mantlet.dev/injected"] = json!("true");
-    pod["spec"]["initContainers"] = json!([
-        {
-            "name": "mantlet-init",
-            "image": "mantlet-init:0.1.0",
-            "securityContext": {
-                "runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532, "allowPrivilegeEscalation": false,
-                "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN"]},
-            },
-        },
-        {
-            "name": "mantlet-proxy",
-            "image": "mantlet-proxy:0.1.0",
-            "restartPolicy": "Always",
-            "securityContext": {
-                "runAsNonRoot": true, "runAsUser": 14021, "runAsGroup": 14021, "allowPrivilegeEscalation": false,
-                "capabilities": {"drop": ["ALL"]},
-            },
-            "volumeMounts": [{"name": "mantlet-workload-api", "mountPath": "/run/mantlet/workload-api"}],
-        },
-    ]);
-    pod["spec"]["volumes"] =
-        json!([{"name": "mantlet-workload-api", "csi": {"driver": "csi.spiffe.io", "readOnly": true}}]);
+    let token = Token::new([7; 16]);
+    let input = Input {
+        object: &pod,
+        namespace: &Namespace { name: namespace.to_owned(), ..Namespace::default() },
+        config,
+        token: &token,
+        now: SystemTime::now(),
+        scope: Scope::Asked,
+    };
+    let outcome = inject(&input);
+    assert!(!outcome.operations().is_empty(), "{}", outcome.message());
+    apply(&mut pod, outcome.operations()).unwrap();
     pod
 }
 
-/// With this in the place of what is there.
+/// The same pod as the injector makes it where nothing else is said.
+pub(crate) fn injected(namespace: &str) -> Value {
+    injected_by(&Config::embedded(), namespace)
+}
+
+/// With this in the place of what is there; `+` is a new element of a list.
 pub(crate) fn with(mut pod: Value, changes: &[(&str, Value)]) -> Value {
     for (path, value) in changes {
         let mut at = &mut pod;
@@ -49,15 +46,14 @@ pub(crate) fn with(mut pod: Value, changes: &[(&str, Value)]) -> Value {
             // A key with dots in it is written with slashes: mantlet/dev~inject.
             let step =
                 step.replace("mantlet/dev~", "mantlet.dev/").replace("kubernetes/io~", "kubernetes.io/");
-            at = match step.parse::<usize>() {
-                Ok(index) => {
+            at = match (step.as_str(), step.parse::<usize>()) {
+                ("+", _) => {
                     let items = at.as_array_mut().expect("a list");
-                    if index == items.len() {
-                        items.push(Value::Null);
-                    }
-                    &mut items[index]
+                    items.push(Value::Null);
+                    items.last_mut().expect("what was added")
                 }
-                Err(_) => &mut at[step],
+                (_, Ok(index)) => &mut at[index],
+                _ => &mut at[step],
             };
         }
         *at = value.clone();

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::helm::{Helm, NAMESPACE};
-use crate::pods::{injected, plain, with};
+use crate::helm::{Helm, LEAST, NAMESPACE, config};
+use crate::pods::{injected, injected_by, plain, with};
 
 /// The chart without its webhooks, its rules in force. Namespace `shop` asks for sidecars, `bazaar` does not.
 async fn start(peers: &RealPeers, values: &str) -> Arc<ApiServer> {
@@ -63,7 +63,7 @@ async fn judge(server: &Arc<ApiServer>, cases: Vec<(&'static str, Value, Refusal
 #[tokio::test]
 async fn without_a_webhook_no_pod_goes_around_its_sidecar() {
     let Some(peers) = RealPeers::find("without_a_webhook_no_pod_goes_around_its_sidecar") else { return };
-    let server = start(&peers, crate::helm::LEAST).await;
+    let server = start(&peers, LEAST).await;
     let ours = |changes: &[(&str, Value)]| with(injected("shop"), changes);
     let app = "spec.containers.0.securityContext";
     let says = |word: &str, pod: Value| with(pod, &[("metadata.labels.mantlet/dev~inject", json!(word))]);
@@ -71,7 +71,7 @@ async fn without_a_webhook_no_pod_goes_around_its_sidecar() {
     let windows = || with(plain("shop"), &[("spec.os", json!({"name": "windows"}))]);
     let host_path = |path: &str| {
         ours(&[
-            ("spec.volumes.1", json!({"name": "agent", "hostPath": {"path": path}})),
+            ("spec.volumes.+", json!({"name": "agent", "hostPath": {"path": path}})),
             ("spec.containers.0.volumeMounts", json!([{"name": "agent", "mountPath": "/agent"}])),
         ])
     };
@@ -99,6 +99,7 @@ async fn without_a_webhook_no_pod_goes_around_its_sidecar() {
                 None,
             ),
             ("of the installation itself", plain(NAMESPACE), None),
+            ("there, but it asks", says("enabled", plain(NAMESPACE)), Some("has none")),
             ("on the node's network", on_the_node(), None),
             ("there, but it asks", says("enabled", on_the_node()), Some("hostNetwork")),
             ("for Windows", windows(), None),
@@ -134,6 +135,21 @@ async fn without_a_webhook_no_pod_goes_around_its_sidecar() {
                 Some("was changed"),
             ),
             (
+                "with arguments",
+                ours(&[("spec.initContainers.1.args", json!(["--intercept=false"]))]),
+                Some("was changed"),
+            ),
+            (
+                "rules that are only printed",
+                ours(&[("spec.initContainers.0.args.+", json!("--print"))]),
+                Some("was changed"),
+            ),
+            (
+                "rules for another user",
+                ours(&[("spec.initContainers.0.args.0", json!("--uid=1000"))]),
+                Some("was changed"),
+            ),
+            (
                 "as another user",
                 ours(&[("spec.initContainers.1.securityContext.runAsUser", json!(1000))]),
                 Some("was changed"),
@@ -142,6 +158,9 @@ async fn without_a_webhook_no_pod_goes_around_its_sidecar() {
                 "without restart",
                 ours(&[
                     ("spec.initContainers.1.restartPolicy", Value::Null),
+                    ("spec.initContainers.1.lifecycle", Value::Null),
+                    ("spec.initContainers.1.readinessProbe", Value::Null),
+                    ("spec.initContainers.1.startupProbe", Value::Null),
                     ("spec.initContainers.1.securityContext", json!({})),
                 ]),
                 Some("was changed"),
@@ -149,7 +168,7 @@ async fn without_a_webhook_no_pod_goes_around_its_sidecar() {
             (
                 "as an ordinary container",
                 ours(&[
-                    ("spec.containers.1", json!({"name": "mantlet-init-x", "image": "x"})),
+                    ("spec.containers.+", json!({"name": "mantlet-init-x", "image": "x"})),
                     ("spec.containers.0.name", json!("mantlet-app")),
                 ]),
                 None,
@@ -170,7 +189,7 @@ async fn without_a_webhook_no_pod_goes_around_its_sidecar() {
             (
                 "its user, in an init container",
                 ours(&[(
-                    "spec.initContainers.2",
+                    "spec.initContainers.+",
                     json!({"name": "migrate", "image": "m:1", "securityContext": {"runAsUser": 14021}}),
                 )]),
                 Some("migrate would run as"),
@@ -225,7 +244,7 @@ async fn without_a_webhook_no_pod_goes_around_its_sidecar() {
                 "by a volume of its own",
                 ours(&[
                     (
-                        "spec.volumes.1",
+                        "spec.volumes.+",
                         json!({"name": "mine", "csi": {"driver": "csi.spiffe.io", "readOnly": true}}),
                     ),
                     ("spec.containers.0.volumeMounts", json!([{"name": "mine", "mountPath": "/a"}])),
@@ -260,22 +279,12 @@ workloadApi: {driver: csi.other.test}
 allowPrivileged: true
 proxy: {user: 20001, group: 20002}";
     let server = start(&peers, values).await;
-    let ours = |changes: &[(&str, Value)]| {
-        let pod = with(
-            injected("shop"),
-            &[
-                ("spec.initContainers.0.image", json!("registry.test/m/mantlet-init:0.1.0")),
-                ("spec.initContainers.1.image", json!("registry.test/m/mantlet-proxy:0.1.0")),
-                ("spec.initContainers.1.securityContext", json!({"runAsUser": 20001, "runAsGroup": 20002})),
-                ("spec.volumes.0.csi.driver", json!("csi.other.test")),
-            ],
-        );
-        with(pod, changes)
-    };
+    let config = config(&Helm::new(&peers).objects(values).await);
+    let ours = |changes: &[(&str, Value)]| with(injected_by(&config, "shop"), changes);
     let app = "spec.containers.0.securityContext";
     let mount = ("spec.containers.0.volumeMounts", json!([{"name": "agent", "mountPath": "/agent"}]));
     let host_path = |path: &str| {
-        ours(&[mount.clone(), ("spec.volumes.1", json!({"name": "agent", "hostPath": {"path": path}}))])
+        ours(&[mount.clone(), ("spec.volumes.+", json!({"name": "agent", "hostPath": {"path": path}}))])
     };
     judge(
         &server,
@@ -313,7 +322,7 @@ proxy: {user: 20001, group: 20002}";
 #[tokio::test]
 async fn a_running_pod_gets_no_debugger_that_goes_around_its_sidecar() {
     let Some(peers) = RealPeers::find("a_running_pod_gets_no_debugger") else { return };
-    let server = start(&peers, crate::helm::LEAST).await;
+    let server = start(&peers, LEAST).await;
     server.create(&injected("shop")).await.unwrap();
     // As it may have been before there were rules: they do not ask again what it is made of.
     let before = with(
@@ -363,7 +372,7 @@ async fn attach(server: &ApiServer, pod: &str, path: &str, container: &Value) ->
 #[tokio::test]
 async fn neither_a_status_nor_a_binding_edits_policy() {
     let Some(peers) = RealPeers::find("neither_a_status_nor_a_binding_edits_policy") else { return };
-    let server = start(&peers, crate::helm::LEAST).await;
+    let server = start(&peers, LEAST).await;
     let pod = with(
         injected("shop"),
         &[("metadata.annotations.mantlet/dev~policy", json!("allow a/b to tcp on 1"))],

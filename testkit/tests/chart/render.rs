@@ -1,9 +1,10 @@
 //! What the real helm makes of the chart.
 
+use mantlet_injector::inject::Document;
 use mantlet_testkit::real_peers::RealPeers;
 use serde_json::{Value, json};
 
-use crate::helm::{BARE, EVERYTHING, Helm, LEAST, NAMESPACE, SETS, of_kind, the};
+use crate::helm::{BARE, EVERYTHING, Helm, LEAST, NAMESPACE, SETS, config, of_kind, the};
 
 #[tokio::test]
 async fn helm_finds_nothing_to_complain_of() {
@@ -181,9 +182,10 @@ async fn images_come_from_where_the_values_say() {
     let helm = Helm::new(&peers);
     let digest = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
     let objects = helm.objects(EVERYTHING).await;
-    let document = document(&objects);
-    assert_eq!(document["images"]["proxy"]["name"], "registry.test/mantlet/mantlet-proxy:1.2.3");
-    assert_eq!(document["images"]["proxy"]["digest"], digest);
+    let config = config(&objects);
+    let proxy = &config.document().images.proxy;
+    assert_eq!(proxy.name, "registry.test/mantlet/mantlet-proxy:1.2.3");
+    assert_eq!(proxy.digest.as_deref(), Some(digest));
     let injector = |objects: &[Value]| {
         the(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]["image"]
             .as_str()
@@ -227,10 +229,17 @@ async fn what_is_switched_off_is_not_there() {
     assert_eq!(the(&bare, "Deployment")["metadata"]["name"], "mantlet-shield-injector");
 }
 
-/// What the injector reads.
-fn document(objects: &[Value]) -> Value {
-    let of_injector = |object: &&&Value| object["metadata"]["name"].as_str().unwrap().ends_with("-injector");
-    let map = of_kind(objects, "ConfigMap");
-    let map = map.iter().find(of_injector).unwrap();
-    serde_saphyr::from_str(map["data"]["config.yaml"].as_str().unwrap()).unwrap()
+#[tokio::test]
+async fn the_injector_takes_what_the_chart_writes() {
+    let Some(peers) = RealPeers::find("the_injector_takes_what_the_chart_writes") else { return };
+    let helm = Helm::new(&peers);
+    for (_, values) in SETS {
+        config(&helm.objects(values).await);
+    }
+    // Whoever says nothing gets what the command line gives.
+    let least = config(&helm.objects(LEAST).await);
+    let mut defaults = Document { trust_domain: "prod.test".to_owned(), ..Document::default() };
+    defaults.excluded_namespaces.push(NAMESPACE.to_owned());
+    defaults.excluded_namespaces.sort();
+    assert_eq!(least.document(), &defaults);
 }
