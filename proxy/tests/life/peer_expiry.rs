@@ -170,9 +170,11 @@ async fn a_caller_that_has_expired_waits_a_minute_for_its_answers() {
 }
 
 async fn a_callee_that_has_expired_has_a_minute_for_its_answers() {
-    let mesh = Mesh::start().await;
-    let svid = short_lived(&mesh.authority, ORDERS);
-    mesh.hold(ORDERS, &svid).await;
+    let (authority, frontend) = (Authority::new("td.test"), FRONTEND);
+    // Long enough to start both as well.
+    let svid = authority.issue(&SvidOptions::new(ORDERS).expires_in(Duration::from_secs(8)));
+    let frontend = authority.svid(frontend);
+    let mesh = Mesh::of(authority, (&svid, &frontend), |caller| caller).await;
     let mut open = Open::through(mesh.outer).await;
     let h1 = HttpClient::plain(mesh.outer.h1, Protocol::Http1).await;
     let h2 = HttpClient::plain(mesh.outer.h2, Protocol::H2c).await;
