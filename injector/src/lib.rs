@@ -10,15 +10,34 @@
 //! written, not in the pod that a controller makes of it later. `mantlet policy check` asks the same
 //! code: what passes there passes at admission.
 //!
-//! Both are pure: no I/O, no cluster, no clock (the time is an argument).
+//! Both are pure: no I/O, no cluster, no clock (the time is an argument). With the feature `server` there
+//! is the rest of what a cluster runs: the admission webhook that serves both, its certificate, and the
+//! program `mantlet-injector`.
 
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
 mod admission;
+#[cfg(feature = "server")]
+mod app;
+#[cfg(feature = "server")]
+mod certificates;
+#[cfg(feature = "server")]
+mod config;
+#[cfg(feature = "server")]
+mod events;
+#[cfg(feature = "server")]
+mod health;
 pub mod inject;
+#[cfg(feature = "server")]
+mod kubernetes;
+#[cfg(feature = "server")]
+mod log;
+pub mod metrics;
 mod subject;
 mod template;
+#[cfg(feature = "server")]
+mod webhook;
 
 use std::time::SystemTime;
 
@@ -26,8 +45,14 @@ use mantlet_id::TrustDomain;
 use mantlet_policy::{Guardrails, Report};
 use serde_json::Value;
 
+#[cfg(feature = "server")]
+pub use app::main;
+#[cfg(feature = "server")]
+pub use config::document as configuration_document;
 pub use subject::{Ready, Subject};
 pub use template::{Template, Unreadable, templates};
+#[cfg(feature = "server")]
+pub use webhook::{MUTATE, VALIDATE};
 
 /// What an object is checked against, whatever it says itself.
 #[derive(Clone, Debug)]

@@ -85,6 +85,23 @@ fn a_production_sidecar_can_neither_mint_identities_nor_talk_to_kubernetes() {
 }
 
 #[test]
+fn the_command_line_carries_no_kubernetes_client() {
+    let tree = tree("mantlet-cli");
+    for unwanted in ["kube", "k8s-openapi", "ring", "openssl"] {
+        assert!(!tree.contains(unwanted), "{unwanted} in the command line");
+    }
+}
+
+#[test]
+fn the_injector_has_one_provider_of_cryptography() {
+    let tree = tree("mantlet-injector");
+    assert!(tree.contains("kube") && tree.contains("aws-lc-rs"));
+    for unwanted in ["ring", "openssl", "native-tls", "mantlet-proxy", "mantlet-devagent"] {
+        assert!(!tree.contains(unwanted), "{unwanted} in the injector");
+    }
+}
+
+#[test]
 fn the_init_binary_stays_tiny() {
     let tree = tree("mantlet-redirect");
     assert!(tree.len() <= 6, "{tree:?}");

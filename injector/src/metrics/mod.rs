@@ -1,0 +1,152 @@
+//! What the injector measures.
+//!
+//! The list of families needs no server, so that `mantlet metrics --describe` can show it.
+
+#[cfg(feature = "server")]
+mod exposition;
+#[cfg(feature = "server")]
+mod process;
+#[cfg(feature = "server")]
+mod registry;
+#[cfg(feature = "server")]
+mod words;
+
+use serde::Serialize;
+
+#[cfg(feature = "server")]
+pub(crate) use self::{
+    registry::Metrics,
+    words::{Admission, BadRequest, Call, EventResult, Handshake, Refused, Rotation, Webhook},
+};
+
+/// One family.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Family {
+    /// As it stands in the classic text format.
+    pub name: &'static str,
+    /// `counter`, `gauge` or `histogram`.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// Names of its labels.
+    pub labels: &'static [&'static str],
+    /// One sentence.
+    pub help: &'static str,
+}
+
+const fn family(
+    name: &'static str,
+    kind: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+) -> Family {
+    Family { name, kind, labels, help }
+}
+
+pub(crate) const ADMISSIONS: Family = family(
+    "mantlet_injector_admissions_total",
+    "counter",
+    &["webhook", "result", "reason"],
+    "Answers to the API server, dry runs not counted.",
+);
+pub(crate) const ADMISSION_DURATION: Family = family(
+    "mantlet_injector_admission_duration_seconds",
+    "histogram",
+    &["webhook"],
+    "From the head of a request to its answer, dry runs included.",
+);
+pub(crate) const DRY_RUNS: Family =
+    family("mantlet_injector_dry_runs_total", "counter", &["webhook", "result"], "Answers to dry runs.");
+pub(crate) const BAD_REQUESTS: Family = family(
+    "mantlet_injector_bad_requests_total",
+    "counter",
+    &["reason"],
+    "Requests that are no admission review.",
+);
+pub(crate) const HANDSHAKES: Family = family(
+    "mantlet_injector_handshakes_total",
+    "counter",
+    &["result"],
+    "TLS handshakes on the webhook's port.",
+);
+pub(crate) const CONNECTIONS: Family =
+    family("mantlet_injector_connections", "gauge", &[], "Open connections on the webhook's port.");
+pub(crate) const REFUSED: Family = family(
+    "mantlet_injector_refused_total",
+    "counter",
+    &["limit"],
+    "Connections and requests that ran into a limit.",
+);
+pub(crate) const CERT_NOT_AFTER: Family = family(
+    "mantlet_injector_cert_not_after_timestamp_seconds",
+    "gauge",
+    &[],
+    "When the serving certificate expires, since the epoch; 0 before there is one.",
+);
+pub(crate) const AUTHORITY_NOT_AFTER: Family = family(
+    "mantlet_injector_authority_not_after_timestamp_seconds",
+    "gauge",
+    &[],
+    "When the authority of the serving certificate expires, since the epoch; 0 before there is one.",
+);
+pub(crate) const ROTATIONS: Family = family(
+    "mantlet_injector_rotations_total",
+    "counter",
+    &["step"],
+    "What this replica did to the certificates of all.",
+);
+pub(crate) const KUBERNETES_ERRORS: Family = family(
+    "mantlet_injector_kubernetes_errors_total",
+    "counter",
+    &["call"],
+    "Requests to the API server that failed.",
+);
+pub(crate) const EVENTS: Family = family(
+    "mantlet_injector_events_total",
+    "counter",
+    &["result"],
+    "Kubernetes Events about the owners of pods.",
+);
+pub(crate) const READY: Family =
+    family("mantlet_injector_ready", "gauge", &[], "Whether the API server can be served.");
+pub(crate) const LINES_DROPPED: Family = family(
+    "mantlet_injector_log_lines_dropped_total",
+    "counter",
+    &[],
+    "Admission lines lost because nobody read them.",
+);
+pub(crate) const BUILD_INFO: Family =
+    family("mantlet_injector_build_info", "gauge", &["version"], "The version of the injector.");
+pub(crate) const CPU: Family =
+    family("process_cpu_seconds_total", "counter", &[], "CPU time of the process.");
+pub(crate) const RESIDENT: Family =
+    family("process_resident_memory_bytes", "gauge", &[], "Memory of the process in RAM.");
+pub(crate) const OPEN_FDS: Family = family("process_open_fds", "gauge", &[], "Open file descriptors.");
+pub(crate) const MAX_FDS: Family = family("process_max_fds", "gauge", &[], "Limit of open file descriptors.");
+pub(crate) const THREADS: Family = family("process_threads", "gauge", &[], "Threads of the process.");
+pub(crate) const START: Family =
+    family("process_start_time_seconds", "gauge", &[], "When the process started, since the epoch.");
+
+/// Every family, in the order of exposition.
+pub static FAMILIES: &[Family] = &[
+    ADMISSIONS,
+    ADMISSION_DURATION,
+    DRY_RUNS,
+    BAD_REQUESTS,
+    HANDSHAKES,
+    CONNECTIONS,
+    REFUSED,
+    CERT_NOT_AFTER,
+    AUTHORITY_NOT_AFTER,
+    ROTATIONS,
+    KUBERNETES_ERRORS,
+    EVENTS,
+    READY,
+    LINES_DROPPED,
+    BUILD_INFO,
+    CPU,
+    RESIDENT,
+    OPEN_FDS,
+    MAX_FDS,
+    THREADS,
+    START,
+];

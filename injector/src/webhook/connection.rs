@@ -1,0 +1,104 @@
+//! One connection of the API server, from its handshake to its end.
+
+use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
+
+use http::Request;
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{net::TcpStream, sync::watch, time};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tracing::debug;
+
+use super::{Webhook, listener::Place};
+use crate::metrics::Handshake;
+
+/// Longest handshake.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// Longest head of a request, and longest silence on a connection with HTTP/1.1.
+const HEAD: Duration = Duration::from_secs(15);
+/// When a connection is asked to end: an API server keeps one for as long as it lives, and would never find out that
+/// there is another replica.
+const AGE: Duration = Duration::from_secs(300);
+/// How long requests in flight may take once a connection is asked to end; longer than any deadline.
+const LAST: Duration = Duration::from_secs(31);
+/// Streams at a time. Go's client opens another connection for more.
+const STREAMS: u32 = 128;
+/// Largest head.
+const HEADS: u32 = 32 << 10;
+/// How often a silent client of HTTP/2 is asked whether it is still there, and how long it may take to say so.
+const PING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
+
+/// Serves a connection to its end.
+pub(super) async fn serve(
+    webhook: Arc<Webhook>,
+    (tcp, place): (TcpStream, Place),
+    acceptor: TlsAcceptor,
+    stop: watch::Receiver<bool>,
+) {
+    // phase: handshake
+    let metrics = &webhook.metrics;
+    let tls = match time::timeout(HANDSHAKE, acceptor.accept(tcp)).await {
+        Ok(Ok(tls)) => tls,
+        Ok(Err(error)) => {
+            metrics.handshake(Handshake::Failed);
+            debug!(event = "handshake_failed", %error);
+            return;
+        }
+        Err(_) => return metrics.handshake(Handshake::Timeout),
+    };
+    metrics.handshake(Handshake::Ok);
+    // phase: requests
+    match tls.get_ref().1.alpn_protocol() {
+        Some(b"h2") => http2(webhook, tls, stop).await,
+        _ => http1(webhook, tls, stop).await,
+    }
+    drop(place);
+}
+
+async fn http2(webhook: Arc<Webhook>, tls: TlsStream<TcpStream>, stop: watch::Receiver<bool>) {
+    let mut http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    http.timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(HEADS)
+        .max_pending_accept_reset_streams(64)
+        .max_local_error_reset_streams(64)
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20)
+        .keep_alive_interval(PING.0)
+        .keep_alive_timeout(PING.1);
+    let service = service_fn(move |request| answer(Arc::clone(&webhook), request));
+    let mut connection = pin!(http.serve_connection(TokioIo::new(tls), service));
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = end(stop) => connection.as_mut().graceful_shutdown(),
+    }
+    let _ = time::timeout(LAST, connection).await;
+}
+
+async fn http1(webhook: Arc<Webhook>, tls: TlsStream<TcpStream>, stop: watch::Receiver<bool>) {
+    let mut http = hyper::server::conn::http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(HEADS as usize);
+    let service = service_fn(move |request| answer(Arc::clone(&webhook), request));
+    let mut connection = pin!(http.serve_connection(TokioIo::new(tls), service));
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = end(stop) => connection.as_mut().graceful_shutdown(),
+    }
+    let _ = time::timeout(LAST, connection).await;
+}
+
+async fn answer(
+    webhook: Arc<Webhook>,
+    request: Request<Incoming>,
+) -> Result<http::Response<http_body_util::Full<bytes::Bytes>>, Infallible> {
+    Ok(webhook.answer(request).await)
+}
+
+/// The moment to ask for an end: the process stops, or the connection is old.
+async fn end(mut stop: watch::Receiver<bool>) {
+    tokio::select! {
+        // An error says that nobody can stop the process any more, which is no order to stop.
+        Ok(_) = stop.wait_for(|stop| *stop) => {}
+        () = time::sleep(AGE) => {}
+    }
+}

@@ -1,0 +1,15 @@
+//! The built `mantlet-injector`, called as an API server calls it: real processes, real HTTPS, a small API server beside
+//! them.
+#![cfg(feature = "server")]
+
+mod api;
+mod bounds;
+mod cases;
+mod certificates;
+mod client;
+mod events;
+mod injector;
+mod operations;
+mod pods;
+mod scope;
+mod stage;
