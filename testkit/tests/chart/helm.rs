@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use mantlet_injector::inject::Config;
 use mantlet_testkit::TempDir;
+use mantlet_testkit::kubernetes::ApiServer;
 use mantlet_testkit::real_peers::{RealPeers, run};
 use serde_json::Value;
 use tokio::process::Command;
@@ -93,6 +94,17 @@ impl Helm {
         let mut command = Command::new(&self.program);
         command.env("HOME", home).env_remove("KUBECONFIG").args(args);
         command.arg(chart()).args(["--namespace", NAMESPACE]).arg("--values").arg(file);
+        run(&mut command).await
+    }
+
+    /// Runs it against this API server, for the release of the tests.
+    pub(crate) async fn on(&self, server: &ApiServer, verb: &str, values: &str) -> Result<String, String> {
+        let mut command = Command::new(&self.program);
+        command.env("HOME", self.dir.path()).env("KUBECONFIG", server.kubeconfig_path());
+        command.args([verb, "mantlet", "--namespace", NAMESPACE]);
+        if verb != "uninstall" {
+            command.arg(chart()).arg("--values").arg(self.dir.file("values.yaml", values));
+        }
         run(&mut command).await
     }
 

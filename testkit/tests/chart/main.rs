@@ -10,6 +10,7 @@ mod pods;
 mod policy;
 mod render;
 mod schemas;
+mod unreachable;
 
 /// The chart itself.
 fn chart() -> PathBuf {
