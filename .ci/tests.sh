@@ -32,6 +32,14 @@ run_bench_smoke() {
   "$CARGO_TARGET_DIR/release/mantlet-bench" --smoke --mantlet "$CARGO_TARGET_DIR/release/mantlet-proxy"
 }
 
+# The stripped sidecar is at most 8 MB: it is pulled and kept in memory once for each pod (docs/adr/0018).
+check_program_size() {
+  local most=8000000 size
+  size=$(stat -c %s "$CARGO_TARGET_DIR/release/mantlet-proxy")
+  echo "mantlet-proxy: $size bytes of at most $most"
+  [ "$size" -le "$most" ]
+}
+
 # User instructions per request, against the committed counts: what a busy machine cannot blur.
 run_instructions() {
   "$CARGO_TARGET_DIR/release/mantlet-instructions" --mantlet "$CARGO_TARGET_DIR/release/mantlet-proxy"

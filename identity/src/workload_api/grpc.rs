@@ -1,11 +1,12 @@
 //! The Workload API over gRPC (WE 3): plaintext HTTP/2 on a Unix or TCP socket.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use mantlet_proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use mantlet_proto::workload::{X509svidRequest, X509svidResponse};
 use mantlet_proto::{SECURITY_HEADER, SECURITY_HEADER_VALUE};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Uri};
@@ -33,6 +34,19 @@ pub struct GrpcUpdates {
     _channel: SpiffeWorkloadApiClient<Channel>,
 }
 
+/// Both kinds of socket as one type: the client is compiled for each type of connection that it meets.
+trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl Socket for UnixStream {}
+impl Socket for TcpStream {}
+
+async fn dial(endpoint: Endpoint) -> io::Result<Box<dyn Socket>> {
+    Ok(match endpoint {
+        Endpoint::Unix(path) => Box::new(UnixStream::connect(path).await?),
+        Endpoint::Tcp(address) => Box::new(TcpStream::connect(address).await?),
+    })
+}
+
 // === impl GrpcWorkloadApi ===
 
 impl GrpcWorkloadApi {
@@ -47,21 +61,13 @@ impl GrpcWorkloadApi {
         // The name is only for the `:authority` of HTTP/2; the connector decides where to go. A new connector
         // each time looks the path of a Unix socket up anew: the agent recreates it when it restarts.
         let to = tonic::transport::Endpoint::from_static("http://localhost").connect_timeout(CONNECT_TIMEOUT);
-        let connected = match self.endpoint.clone() {
-            Endpoint::Unix(path) => {
-                to.connect_with_connector(tower::service_fn(move |_: Uri| {
-                    let path = path.clone();
-                    async move { UnixStream::connect(path).await.map(TokioIo::new) }
-                }))
-                .await
-            }
-            Endpoint::Tcp(address) => {
-                to.connect_with_connector(tower::service_fn(move |_: Uri| async move {
-                    TcpStream::connect(address).await.map(TokioIo::new)
-                }))
-                .await
-            }
-        };
+        let endpoint = self.endpoint.clone();
+        let connected = to
+            .connect_with_connector(tower::service_fn(move |_: Uri| {
+                let endpoint = endpoint.clone();
+                async move { dial(endpoint).await.map(TokioIo::new) }
+            }))
+            .await;
         connected.map_err(|error| unreachable(deepest(&error)))
     }
 }
