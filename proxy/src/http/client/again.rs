@@ -134,6 +134,10 @@ impl Failed {
         if let Some(request) = unsent {
             return Self { error, again: Some(Again { request, untouched: true }) };
         }
+        // Whoever had a minute for an answer and gave none does not get another.
+        if matches!(error, SendError::PeerExpired) {
+            return Self { error, again: None };
+        }
         let untouched = is_unprocessed(&error);
         let again = kept
             .filter(|kept| untouched || kept.harmless)
