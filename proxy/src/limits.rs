@@ -13,10 +13,18 @@ pub const HEAD_BYTES: usize = 32 * 1024;
 pub const TARGET_BYTES: usize = 8 * 1024;
 /// Streams that a peer may have open on one HTTP/2 connection.
 pub const STREAMS: u32 = 100;
-/// What a stream may hold unread.
-pub const STREAM_WINDOW: u32 = 64 * 1024;
+/// What a stream may hold unread: two frames, so that one is on its way while the other is handed on. A hundred of
+/// them and what else a stream holds are the 8 MiB that the stalled streams of a connection may cost; a transfer
+/// over a link with a round trip of 1 ms gets 32 MiB/s of it.
+pub const STREAM_WINDOW: u32 = 32 * 1024;
 /// What all streams of a connection may hold unread together: nobody has to wait for another's window.
 pub const CONNECTION_WINDOW: u32 = STREAMS * STREAM_WINDOW;
+/// What is read of an upstream's body at a time: one frame, which with its head fills one TLS record.
+pub const READ_BYTES: u64 = 16 * 1024 - 9;
+/// What a stream may have ready for the connection that carries it.
+pub const SEND_BYTES: usize = 16 * 1024;
+/// What the kernel takes of a connection ahead of what may be sent; by itself it would take megabytes.
+pub const UNSENT_BYTES: u32 = 64 * 1024;
 /// Streams within a second that the peer itself resets, before it matters how many it opened.
 pub const RESETS: u32 = 200;
 /// Resets of streams that nobody has looked at yet, which can only pile up within one read
@@ -42,6 +50,8 @@ pub const FIRST_BYTE: Duration = Duration::from_secs(5);
 pub const PENDING_REQUESTS: usize = 1024;
 /// Most that is kept of a request's body while the request may have to be sent again.
 pub const KEPT_BODY: usize = 64 * 1024;
+/// The same of all requests of the process together.
+pub const KEPT_BODIES: usize = 1024 * 1024;
 /// The longest that the accept loop pauses when descriptors or memory have run out.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -158,6 +168,12 @@ pub const TABLE: &[Row] = &[
         "-",
     ),
     row(
+        "the same of all requests together",
+        Number::Bytes(KEPT_BODIES as u64),
+        "nothing is kept of those that come later",
+        "-",
+    ),
+    row(
         "open streams of an HTTP/2 connection",
         Number::Count(STREAMS as u64),
         "the stream is refused (REFUSED_STREAM)",
@@ -195,10 +211,17 @@ pub const TABLE: &[Row] = &[
         "mantlet_limits_reached_total{limit=\"frames\"}",
     ),
     row("unread bytes of a stream", Number::Bytes(STREAM_WINDOW as u64), "the sender waits", "-"),
+    row("unread bytes of a connection", Number::Bytes(CONNECTION_WINDOW as u64), "the sender waits", "-"),
     row(
-        "unread bytes of a connection",
-        Number::Bytes(CONNECTION_WINDOW as u64),
-        "the sender waits; what is on its way to the application by then is not counted",
+        "bytes of a body between reading and writing, of a stream or an HTTP/1 connection",
+        Number::Bytes(SEND_BYTES as u64),
+        "nothing more is read of it, once the piece is complete that passes it",
+        "-",
+    ),
+    row(
+        "bytes in the kernel that a connection may not send yet",
+        Number::Bytes(UNSENT_BYTES as u64),
+        "nothing more is written to it",
         "-",
     ),
 ];

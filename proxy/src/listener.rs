@@ -22,8 +22,9 @@ pub use self::{
 };
 use crate::{
     addr::{ClientAddr, OrigDst},
-    limits::LONGEST_PAUSE,
+    limits::{LONGEST_PAUSE, UNSENT_BYTES},
     metrics::{CloseReason, ConnectionGuard, Direction, Limit, Metrics},
+    sys,
 };
 
 const BACKLOG: i32 = 4096;
@@ -197,7 +198,7 @@ impl Door {
 }
 
 fn prepare(tcp: TcpStream, client: SocketAddr) -> io::Result<(TcpStream, SocketAddr, SocketAddr)> {
-    tcp.set_nodelay(true)?;
+    sys::prepare(&tcp, UNSENT_BYTES)?;
     let local = tcp.local_addr()?;
     Ok((tcp, client, local))
 }

@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    pin::pin,
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -15,7 +16,7 @@ use tracing::debug;
 
 use crate::{
     activity::{Edge, Outcome, Subject},
-    authz::{Authorizer, Permit},
+    authz::{Authorizer, Permit, Permitted},
     connection::{self, ConnectionError},
     detect,
     directory::{Destination, Directory, EndpointProtocol, Endpoints, balance::Load, common_id},
@@ -272,12 +273,7 @@ impl HttpConnection {
         let grpc = headers::is_grpc(&request);
         let mut guard = self.requests.begin(request.method(), grpc);
         let mut line = self.access_line(&request);
-        let admitted = connection::admit(&self.outbound.admission, &self.requests);
-        let outcome = match admitted {
-            Ok(()) => self.forward(request.map(Body::from)).await,
-            Err(error) => Err(error),
-        };
-        match outcome {
+        match self.forward(request).await {
             Ok(Forwarded { response, permit, addr }) => {
                 guard.answered(response.status(), response.headers(), response.body().waited());
                 self.count(Outcome::answered(response.headers().get(headers::DENIED)));
@@ -322,8 +318,9 @@ impl HttpConnection {
         if carried { self.carried.get_or_init(edge).seen(now) } else { edge().seen(now) }
     }
 
-    fn access_line(&self, request: &Request<Incoming>) -> Option<AccessLine> {
-        let mut line = self.outbound.authorizer.log().access_line("outbound", "http")?;
+    /// Most requests are not logged: the line does not take room in all of them.
+    fn access_line(&self, request: &Request<Incoming>) -> Option<Box<AccessLine>> {
+        let mut line = Box::new(self.outbound.authorizer.log().access_line("outbound", "http")?);
         let endpoints = self.endpoints.current();
         line.peer(common_id(&endpoints).map(SpiffeId::as_str), None);
         if let [only] = endpoints.as_slice() {
@@ -333,16 +330,22 @@ impl HttpConnection {
         Some(line)
     }
 
-    async fn forward(&self, mut request: Request<Body>) -> Result<Forwarded, ConnectionError> {
+    fn permit(&self, request: Request<Incoming>) -> Option<Permitted<Request<Body>>> {
+        let mut request = request.map(Body::from);
+        headers::remove_owned(request.headers_mut());
+        let destination = Destination::Mesh(self.endpoints.clone());
+        self.outbound.authorizer.permit_request(&destination, request)
+    }
+
+    async fn forward(&self, request: Request<Incoming>) -> Result<Forwarded, ConnectionError> {
+        connection::admit(&self.outbound.admission, &self.requests)?;
+
         // phase: outbound 6 "request: strip what belongs to this hop, say what the application spoke" | fails: the destination is another by now | close: policy | metric: -
         if self.endpoints.are_over() {
             return Err(ConnectionError::Revoked(CloseReason::Policy));
         }
-        let destination = Destination::Mesh(self.endpoints.clone());
         let spoken = headers::proto(request.version());
-        headers::remove_owned(request.headers_mut());
-        let permitted = self.outbound.authorizer.permit_request(&destination, request);
-        let mut permitted = permitted.ok_or(ConnectionError::DestinationRefused)?;
+        let mut permitted = self.permit(request).ok_or(ConnectionError::DestinationRefused)?;
         headers::remove_hop_by_hop(permitted.headers_mut());
         permitted.headers_mut().insert(headers::PROTO, spoken);
 
@@ -351,13 +354,16 @@ impl HttpConnection {
         let (mut response, permit, addr) = if permitted.kind().websocket {
             let (downstream, enforced) = (permitted.upgrade(), permitted.kind().enforced);
             upgrade::ask(permitted.headers_mut());
-            let sent = in_time(limit, self.upstream.upgrade(permitted)).await;
+            // Rare: it does not take room in every request.
+            let sent = in_time(limit, Box::pin(self.upstream.upgrade(permitted))).await;
             let (Sent { response, permit, addr }, load) = sent.map_err(ConnectionError::Send)?;
             *self.switched.lock().unwrap_or_else(PoisonError::into_inner) = load;
             let (response, permit) = self.switch.answer(response, permit, downstream, enforced);
             (response, permit, addr)
         } else {
-            let sent = in_time(limit, self.upstream.send(permitted)).await;
+            // A future that is handed on takes its size twice, a pointer to it does not.
+            let sent = pin!(self.upstream.send(permitted));
+            let sent = in_time(limit, sent).await;
             let Sent { mut response, permit, addr } = sent.map_err(ConnectionError::Send)?;
             headers::remove_hop_by_hop(response.headers_mut());
             (response, Some(permit), addr)

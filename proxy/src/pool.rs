@@ -11,8 +11,10 @@ use crate::{
         Endpoint,
         balance::{self, Load},
     },
+    limits::UNSENT_BYTES,
     listener::OwnCalls,
     metrics::{ConnectResult, Direction, HandshakeGuard, Metrics, PoolSlot},
+    sys,
     tls::{self, MeshStream, TlsError},
 };
 
@@ -300,7 +302,7 @@ impl Dialer {
     ) -> Result<TcpStream, DialError> {
         let limit = self.connect_timeout;
         let connected = time::timeout(limit, connecting).await;
-        match connected.map(|tcp| tcp.and_then(|tcp| tcp.set_nodelay(true).map(|()| tcp))) {
+        match connected.map(|tcp| tcp.and_then(|tcp| sys::prepare(&tcp, UNSENT_BYTES).map(|()| tcp))) {
             Ok(Ok(tcp)) => Ok(tcp),
             Ok(Err(source)) => {
                 let refused = source.kind() == io::ErrorKind::ConnectionRefused;

@@ -42,6 +42,17 @@ pub fn reset_when_dropped(tcp: &impl AsFd) {
     let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO));
 }
 
+/// What every connection gets, accepted or opened: nothing waits to be sent in larger pieces, and the kernel takes
+/// no more than `unsent` bytes ahead of what the other side lets it send.
+///
+/// # Errors
+/// The socket is gone.
+pub fn prepare(tcp: &impl AsFd, unsent: u32) -> io::Result<()> {
+    let socket = SockRef::from(tcp);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_notsent_lowat(unsent)
+}
+
 /// Where the client of an accepted connection wanted to go before the kernel redirected it. A connection
 /// that was dialled as it is has its local address for an answer; `None` is one that the kernel does not
 /// track, so that no rule can have redirected it.

@@ -16,6 +16,7 @@ use super::{
     guard::{Exchange, Patience},
     headers,
     tape::{Reading, Tape},
+    unsent::Unsent,
 };
 use crate::{
     metrics::{CloseReason, RequestGuard},
@@ -39,6 +40,8 @@ pub struct Body {
     /// Set for a request: ends it when a body of known length does not come.
     hurry: Option<(Revoke, Duration)>,
     patience: Option<Box<Patience>>,
+    /// Set where the body leaves over HTTP/1.
+    unsent: Option<Unsent>,
 }
 
 /// What lives as long as a response.
@@ -117,6 +120,13 @@ impl Body {
         self
     }
 
+    /// Gives out no more than one piece ahead of what the stream under it has taken.
+    pub(super) fn pace(&mut self, unsent: &Unsent) {
+        if matches!(self.content, Content::Stream(_) | Content::Taped(_)) {
+            self.unsent = Some(unsent.begin());
+        }
+    }
+
     /// Ends with the trailers of a refusal when `revoke` is used.
     #[must_use]
     pub fn ending_with_trailers(mut self, revoke: Revoke) -> Self {
@@ -147,6 +157,9 @@ impl Body {
     }
 
     fn said(&mut self, frame: &Frame<Bytes>) {
+        if let (Some(data), Some(unsent)) = (frame.data_ref(), &self.unsent) {
+            unsent.given(data.len());
+        }
         if let (Some(trailers), Some(scope)) = (frame.trailers_ref(), &mut self.scope) {
             scope.trailers(trailers);
         }
@@ -188,6 +201,9 @@ impl http_body::Body for Body {
         if let Some(trailers) = self.revoked() {
             self.said(&trailers);
             return Poll::Ready(Some(Ok(trailers)));
+        }
+        if let Some(unsent) = &self.unsent {
+            ready!(unsent.poll_written(cx));
         }
         let frame = match &mut self.content {
             Content::Empty => None,

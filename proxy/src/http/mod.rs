@@ -7,6 +7,7 @@ mod guard;
 pub mod headers;
 pub mod server;
 mod tape;
+mod unsent;
 pub mod upgrade;
 
 pub use body::Body;

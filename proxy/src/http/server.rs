@@ -18,13 +18,15 @@ use thiserror::Error;
 use super::{
     Body, Timeouts,
     guard::{Guarded, Stage},
+    unsent::{Paced, Unsent},
 };
 use crate::{
     detect::HttpVersion,
     drain::{DrainToken, Phase},
     io::BoxIo,
     limits::{
-        BROKEN_STREAMS, CONNECTION_WINDOW, HEAD_BYTES, HEAD_FIELDS, PENDING_RESETS, STREAM_WINDOW, STREAMS,
+        BROKEN_STREAMS, CONNECTION_WINDOW, HEAD_BYTES, HEAD_FIELDS, PENDING_RESETS, SEND_BYTES,
+        STREAM_WINDOW, STREAMS,
     },
     metrics::Counted,
     revoke::revocable,
@@ -62,13 +64,15 @@ where
 {
     match version {
         HttpVersion::H1 => {
-            let (stage, announced) = (Stage::default(), drain.clone());
+            let (stage, announced, unsent) = (Stage::default(), drain.clone(), Unsent::default());
             let (io, guarded) = (Guarded::http1(io, timeouts, stage.clone()), stage.clone());
+            let io = Paced::new(io, unsent.clone());
             let service = service_fn(move |request| {
                 let (exchange, answer) = (stage.answer(), boxed(service(request)));
-                let (stage, announced) = (stage.clone(), announced.clone());
+                let (stage, announced, unsent) = (stage.clone(), announced.clone(), unsent.clone());
                 async move {
                     let mut response = answer.await;
+                    response.body_mut().pace(&unsent);
                     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                         stage.switch();
                     } else if announced.must_tell() {
@@ -106,7 +110,7 @@ fn boxed<F: Future>(answer: F) -> Pin<Box<F>> {
 }
 
 async fn serve_h1<S>(
-    io: Guarded,
+    io: Paced<Guarded>,
     service: S,
     stage: Stage,
     mut drain: DrainToken,
@@ -153,6 +157,7 @@ where
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(HEAD_BYTES as u32)
+        .max_send_buf_size(SEND_BYTES)
         .max_pending_accept_reset_streams(PENDING_RESETS)
         .max_local_error_reset_streams(BROKEN_STREAMS)
         .auto_date_header(false)

@@ -5,7 +5,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll, ready},
 };
 
@@ -14,10 +17,13 @@ use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 
 use super::Body;
-use crate::limits::KEPT_BODY;
+use crate::limits::{KEPT_BODIES, KEPT_BODY};
 
 /// What a frame or a field costs besides its bytes.
 const OVERHEAD: usize = 64;
+
+/// What all bodies together have kept: those that nobody answers must not fill the memory.
+static KEPT: AtomicUsize = AtomicUsize::new(0);
 
 /// The hold on a body that can be read again.
 pub(super) struct Tape(Arc<Mutex<Reel>>);
@@ -110,6 +116,15 @@ impl Reading {
     }
 }
 
+/// Whether there is room for so much more.
+fn take(cost: usize) -> bool {
+    let room = KEPT.fetch_add(cost, Ordering::Relaxed).saturating_add(cost) <= KEPT_BODIES;
+    if !room {
+        KEPT.fetch_sub(cost, Ordering::Relaxed);
+    }
+    room
+}
+
 fn lock(reel: &Mutex<Reel>) -> MutexGuard<'_, Reel> {
     reel.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -142,10 +157,11 @@ impl Reel {
             (None, Some(trailers)) => Piece::Trailers(trailers.clone()),
             (None, None) => return self.forget(),
         };
-        self.bytes = self.bytes.saturating_add(piece.cost());
-        if self.bytes > KEPT_BODY {
+        let cost = piece.cost();
+        if self.bytes.saturating_add(cost) > KEPT_BODY || !take(cost) {
             return self.forget();
         }
+        self.bytes = self.bytes.saturating_add(cost);
         self.kept.push_back(piece);
         self.next += 1;
     }
@@ -156,12 +172,23 @@ impl Reel {
             self.keeps = false;
             self.kept.drain(..self.next.min(self.kept.len()));
             self.kept.shrink_to_fit();
+            self.give_back();
         }
+    }
+
+    fn give_back(&mut self) {
+        KEPT.fetch_sub(std::mem::take(&mut self.bytes), Ordering::Relaxed);
     }
 
     /// What is kept and not read.
     fn left(&self) -> impl Iterator<Item = &Piece> {
         self.kept.iter().skip(if self.keeps { self.next } else { 0 })
+    }
+}
+
+impl Drop for Reel {
+    fn drop(&mut self) {
+        self.give_back();
     }
 }
 

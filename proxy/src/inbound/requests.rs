@@ -1,6 +1,9 @@
 //! An inbound connection once it is known to carry HTTP.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    pin::pin,
+    sync::{Arc, OnceLock},
+};
 
 use http::{HeaderMap, HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
@@ -92,7 +95,7 @@ impl HttpConnection {
         revoke.request_begins();
         let outcome = tokio::select! {
             biased;
-            outcome = self.admit_and_forward(request, &mut guard) => outcome,
+            outcome = self.forward(request, &mut guard) => outcome,
             reason = revoke.revoked() => Err(ConnectionError::Revoked(reason)),
         };
         match outcome {
@@ -138,17 +141,9 @@ impl HttpConnection {
         }
     }
 
-    async fn admit_and_forward(
-        &self,
-        request: Request<Incoming>,
-        guard: &mut RequestGuard,
-    ) -> Result<(Response<Body>, Option<Permit>), ConnectionError> {
-        connection::admit(&self.inbound.admission, &self.requests)?;
-        self.forward(request, guard).await
-    }
-
-    fn access_line(&self, request: &Request<Incoming>) -> Option<AccessLine> {
-        let mut line = self.inbound.authorizer.log().access_line("inbound", "http")?;
+    /// Most requests are not logged: the line does not take room in all of them.
+    fn access_line(&self, request: &Request<Incoming>) -> Option<Box<AccessLine>> {
+        let mut line = Box::new(self.inbound.authorizer.log().access_line("inbound", "http")?);
         line.peer(self.session.caller().id().map(SpiffeId::as_str), Some(self.session.client().0));
         line.upstream(self.session.orig_dst().0);
         line.request(request.method().as_str(), request.uri().path());
@@ -162,6 +157,8 @@ impl HttpConnection {
         request: Request<Incoming>,
         guard: &mut RequestGuard,
     ) -> Result<(Response<Body>, Option<Permit>), ConnectionError> {
+        connection::admit(&self.inbound.admission, &self.requests)?;
+
         // phase: inbound 7 "request: one meaning, or refused; then policy" | fails: malformed, denied | close: denied | metric: mantlet_authz_decisions_total
         let (revoke, stall) = (Revoke::current(), self.inbound.timeouts.stall);
         let request = request.map(|body| Body::from(body).hurried(revoke, stall));
@@ -182,13 +179,15 @@ impl HttpConnection {
             let downstream = permitted.upgrade();
             upgrade::ask(permitted.headers_mut());
             permitted.set_version(Version::HTTP_11);
-            let sent = in_time(limit, self.app(HttpVersion::H1).upgrade(permitted)).await;
-            let (response, permit) = sent.map_err(ConnectionError::Send)?;
+            // Rare: it does not take room in every request.
+            let sent = Box::pin(self.app(HttpVersion::H1).upgrade(permitted));
+            let (response, permit) = in_time(limit, sent).await.map_err(ConnectionError::Send)?;
             self.switch.answer(response, permit, downstream, enforced)
         } else {
             permitted.set_version(wire);
-            let sent = in_time(limit, self.app(version).send(permitted)).await;
-            let (mut response, permit) = sent.map_err(ConnectionError::Send)?;
+            // A future that is handed on takes its size twice, a pointer to it does not.
+            let sent = pin!(self.app(version).send(permitted));
+            let (mut response, permit) = in_time(limit, sent).await.map_err(ConnectionError::Send)?;
             headers::remove_hop_by_hop(response.headers_mut());
             (response, Some(permit))
         };

@@ -9,5 +9,10 @@ mod common;
 #[path = "../attack_cases/frames.rs"]
 mod frames;
 
+#[allow(dead_code)]
+#[path = "../protocols/memory.rs"]
+mod memory;
+
 mod limits;
+mod stalled;
 mod stop;

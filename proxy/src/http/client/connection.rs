@@ -12,12 +12,15 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
-use super::{Body, Host};
+use super::{
+    super::unsent::{Paced, Unsent},
+    Body, Host,
+};
 use crate::{
     detect::HttpVersion,
     directory::balance::Load,
     io::BoxIo,
-    limits::{CONNECTION_WINDOW, HEAD_BYTES, HEAD_FIELDS, STREAM_WINDOW},
+    limits::{CONNECTION_WINDOW, HEAD_BYTES, HEAD_FIELDS, SEND_BYTES, STREAM_WINDOW},
     metrics::PoolSlot,
 };
 
@@ -52,7 +55,7 @@ pub struct Lease {
 }
 
 enum Sender {
-    H1 { send: http1::SendRequest<Body>, place: Place },
+    H1 { send: http1::SendRequest<Body>, place: Place, unsent: Unsent },
     H2 { send: http2::SendRequest<Body>, place: Place },
 }
 
@@ -67,6 +70,7 @@ struct Shared {
 struct Idle {
     send: http1::SendRequest<Body>,
     slot: Arc<PoolSlot>,
+    unsent: Unsent,
     since: Instant,
     not_after: Option<SystemTime>,
 }
@@ -80,10 +84,14 @@ pub(super) async fn http1(
     not_after: Option<SystemTime>,
     slot: &Arc<PoolSlot>,
 ) -> hyper::Result<Connection> {
-    let (send, connection) =
-        http1::Builder::new().max_headers(HEAD_FIELDS).handshake(TokioIo::new(io)).await?;
+    let unsent = Unsent::default();
+    let (send, connection) = http1::Builder::new()
+        .max_headers(HEAD_FIELDS)
+        .max_buf_size(HEAD_BYTES)
+        .handshake(TokioIo::new(Paced::new(io, unsent.clone())))
+        .await?;
     drive(connection.with_upgrades());
-    Ok(Connection { sender: Sender::H1 { send, place: Place::on(slot) }, not_after })
+    Ok(Connection { sender: Sender::H1 { send, place: Place::on(slot), unsent }, not_after })
 }
 
 /// Begins HTTP/2 on a stream.
@@ -97,6 +105,7 @@ pub(super) async fn http2(
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(HEAD_BYTES as u32)
+        .max_send_buf_size(SEND_BYTES)
         .handshake(TokioIo::new(io))
         .await?;
     drive(connection);
@@ -149,7 +158,8 @@ impl Connections {
                 return None;
             }
             if idle.send.is_ready() && is_valid(idle.not_after, now) {
-                let sender = Sender::H1 { send: idle.send, place: Place::on(&idle.slot) };
+                let place = Place::on(&idle.slot);
+                let sender = Sender::H1 { send: idle.send, place, unsent: idle.unsent };
                 return Some(Connection { sender, not_after: idle.not_after });
             }
         }
@@ -168,13 +178,13 @@ impl Connections {
 
     fn give_back(&mut self, connection: Connection) {
         let not_after = connection.not_after;
-        if let Sender::H1 { send, place } = connection.sender
+        if let Sender::H1 { send, place, unsent } = connection.sender
             && !self.retired
             && self.idle.len() < IDLE_PER_HOST
             && !send.is_closed()
         {
             let slot = Arc::clone(&place.0);
-            self.idle.push(Idle { send, slot, since: Instant::now(), not_after });
+            self.idle.push(Idle { send, slot, unsent, since: Instant::now(), not_after });
         }
     }
 }
@@ -219,6 +229,13 @@ impl Connection {
         match self.sender {
             Sender::H1 { .. } => HttpVersion::H1,
             Sender::H2 { .. } => HttpVersion::H2,
+        }
+    }
+
+    /// Lets `body` go as the stream under this connection takes it.
+    pub(super) fn pace(&self, body: &mut Body) {
+        if let Sender::H1 { unsent, .. } = &self.sender {
+            body.pace(unsent);
         }
     }
 

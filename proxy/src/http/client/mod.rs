@@ -276,6 +276,7 @@ impl Host {
         if version == HttpVersion::H1 {
             headers::frame_body(request);
         }
+        connection.pace(request.body_mut());
     }
 
     async fn reserve(self: &Arc<Self>, wanted: Wanted) -> Result<Reserved, SendError> {
