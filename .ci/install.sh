@@ -7,6 +7,7 @@ debian_packages=(
   prometheus                                       # rules, scrapes and queries
   nghttp2-client                                   # clients
   valgrind                                         # instruction counts
+  skopeo                                           # the images, read by somebody else
 )
 
 install_packages() {

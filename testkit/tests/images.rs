@@ -11,7 +11,8 @@ use mantlet_testkit::{TempDir, tools};
 use serde_json::Value;
 
 /// Each program, and the user that it runs as.
-const PROGRAMS: [(&str, &str); 2] = [("mantlet-proxy", "14021:14021"), ("mantlet-init", "65532:65532")];
+const PROGRAMS: [(&str, &str); 3] =
+    [("mantlet-proxy", "14021:14021"), ("mantlet-init", "65532:65532"), ("mantlet-injector", "65532:65532")];
 
 /// The folder with the images; without it this prints why the test is skipped, and it is required in CI.
 fn images(test: &str) -> Option<PathBuf> {
@@ -108,8 +109,9 @@ fn an_image_holds_its_program_its_licences_and_its_bill_of_materials_and_nothing
         let components = bill["components"].as_array().unwrap();
         let names: BTreeSet<&str> = components.iter().map(|one| one["name"].as_str().unwrap()).collect();
         assert!(names.contains("rustix") && names.contains("glibc"), "{names:?}");
-        assert_eq!(names.contains("aws-lc-sys"), program == "mantlet-proxy", "{names:?}");
-        for absent in ["rcgen", "kube", "serde_derive", "proptest"] {
+        assert_eq!(names.contains("aws-lc-sys"), program != "mantlet-init", "{names:?}");
+        assert_eq!(names.contains("kube-client"), program == "mantlet-injector", "{names:?}");
+        for absent in ["serde_derive", "proptest", "mantlet-devagent"] {
             assert!(!names.contains(absent), "{program} holds {absent}");
         }
         assert!(components.iter().all(|one| one["licenses"][0]["expression"].is_string()));
