@@ -105,3 +105,58 @@ fn alerts_and_dashboard_of_the_chart_are_those_that_are_tested() {
         assert_eq!(tested, shipped);
     }
 }
+
+#[test]
+fn the_page_lists_every_value() {
+    let path = workspace().join("docs/kubernetes.md");
+    let page = fs::read_to_string(&path).unwrap();
+    let (begin, end) = ("<!-- values -->\n", "<!-- end -->");
+    let (before, rest) = page.split_once(begin).unwrap();
+    let (_, after) = rest.split_once(end).unwrap();
+    let wanted = format!("{before}{begin}{}{end}{after}", table());
+    if std::env::var_os("TEST_BLESS").is_some_and(|value| value == "1") {
+        fs::write(&path, wanted).unwrap();
+    } else {
+        assert!(
+            page == wanted,
+            "docs/kubernetes.md is not what values.yaml says: run this test with TEST_BLESS=1"
+        );
+    }
+}
+
+/// Every value with its default and the comment above it.
+fn table() -> String {
+    let values = yaml("values.yaml");
+    let mut table = "| value | default | meaning |\n|---|---|---|\n".to_owned();
+    let (mut path, mut comment): (Vec<(usize, String)>, Vec<String>) = (Vec::new(), Vec::new());
+    for line in read("values.yaml").lines().skip_while(|line| !line.is_empty()) {
+        let text = line.trim_start();
+        let depth = line.len() - text.len();
+        if let Some(words) = text.strip_prefix("# ") {
+            comment.push(words.to_owned());
+            continue;
+        }
+        let key = text.split_once(':').map(|(key, _)| key).filter(|key| !key.starts_with(['-', '{']));
+        let Some(key) = key else {
+            comment.clear();
+            continue;
+        };
+        path.retain(|(above, _)| *above < depth);
+        let within_a_value =
+            path.iter().any(|(_, name)| ["resources", "metricsFrom"].contains(&name.as_str()));
+        path.push((depth, key.to_owned()));
+        let names: Vec<&str> = path.iter().map(|(_, name)| name.as_str()).collect();
+        let value = names.iter().fold(&values, |value, name| &value[*name]);
+        // A section is its keys; a map of free keys is one value.
+        let section = value
+            .as_object()
+            .is_some_and(|map| !map.is_empty() && !["resources", "metricsFrom", "labels"].contains(&key));
+        if !within_a_value && (!section || !comment.is_empty()) {
+            let default = if section { String::new() } else { format!("`{value}`") };
+            let meaning = comment.join(" ").replace('|', "\\|");
+            table.push_str(&format!("| `{}` | {default} | {meaning} |\n", names.join(".")));
+        }
+        comment.clear();
+    }
+    table
+}

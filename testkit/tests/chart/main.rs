@@ -10,6 +10,7 @@ mod pods;
 mod policy;
 mod render;
 mod schemas;
+mod spire;
 mod unreachable;
 
 /// The chart itself.
