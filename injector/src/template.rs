@@ -6,6 +6,8 @@ use std::fmt;
 use mantlet_policy::{NamedPort, Transport};
 use serde_json::Value;
 
+use crate::inject::Pointer;
+
 /// A pod template, as far as a policy is concerned.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Template {
@@ -54,9 +56,35 @@ const MAX_DEPTH: usize = 4;
 /// # Errors
 /// An object that Kubernetes would not take either.
 pub fn templates(object: &Value) -> Result<Vec<Template>, Unreadable> {
-    let mut found = Vec::new();
-    collect(object, MAX_DEPTH, &mut found)?;
-    Ok(found)
+    found(object)?.into_iter().map(|found| template(found.owner, found.pod)).collect()
+}
+
+/// Where a pod or pod template stands in an object.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Place {
+    /// The kind of the object that it is in.
+    pub kind: String,
+    /// The name of that object, or what it is generated from.
+    pub name: String,
+    /// The namespace, where the object names one.
+    pub namespace: Option<String>,
+    /// The pod itself: what has `metadata` and `spec`.
+    pub pointer: Pointer,
+}
+
+/// Where the pod templates of `object` stand: those of its items, if it is a list.
+///
+/// # Errors
+/// Lists in lists in lists.
+pub fn places(object: &Value) -> Result<Vec<Place>, Unreadable> {
+    Ok(found(object)?.into_iter().map(Found::place).collect())
+}
+
+/// A pod template, and the object that it is in.
+struct Found<'v> {
+    owner: &'v Value,
+    pod: &'v Value,
+    pointer: Pointer,
 }
 
 // === impl Unreadable ===
@@ -82,34 +110,68 @@ pub(crate) fn of_pod(pod: &Value) -> Result<Template, Unreadable> {
     template(pod, pod)
 }
 
-fn collect(document: &Value, depth: usize, found: &mut Vec<Template>) -> Result<(), Unreadable> {
-    if let Some(items) = document.get("items").and_then(Value::as_array) {
+// === impl Found ===
+
+impl Found<'_> {
+    fn place(self) -> Place {
+        let metadata = |name| text(self.owner.get("metadata").and_then(|metadata| metadata.get(name)));
+        Place {
+            kind: text(self.owner.get("kind")).unwrap_or_else(|| "Pod".to_owned()),
+            name: metadata("name").or_else(|| metadata("generateName")).unwrap_or_else(|| UNNAMED.to_owned()),
+            namespace: metadata("namespace").or_else(|| text(self.pod.pointer("/metadata/namespace"))),
+            pointer: self.pointer,
+        }
+    }
+}
+
+const UNNAMED: &str = "(unnamed)";
+
+fn found(object: &Value) -> Result<Vec<Found<'_>>, Unreadable> {
+    let mut found = Vec::new();
+    collect(object, Pointer::root(), MAX_DEPTH, &mut found)?;
+    Ok(found)
+}
+
+fn collect<'v>(
+    owner: &'v Value,
+    place: Pointer,
+    depth: usize,
+    found: &mut Vec<Found<'v>>,
+) -> Result<(), Unreadable> {
+    if let Some(items) = owner.get("items").and_then(Value::as_array) {
         if depth == 0 {
             return Err(Unreadable::TooDeep);
         }
-        return items.iter().try_for_each(|item| collect(item, depth - 1, found));
+        let place = place.child("items");
+        let mut items = items.iter().enumerate();
+        return items.try_for_each(|(index, item)| collect(item, place.item(index), depth - 1, found));
     }
     // Pod; everything with `spec.template`, as Deployment, StatefulSet, DaemonSet, ReplicaSet and Job
     // have it; CronJob.
-    let pod = match document.get("kind").and_then(Value::as_str) {
-        Some("Pod") => Some(document),
-        Some("PodTemplate") => document.get("template"),
-        _ => {
-            document.pointer("/spec/jobTemplate/spec/template").or_else(|| document.pointer("/spec/template"))
-        }
+    let ways: &[&[&str]] = match owner.get("kind").and_then(Value::as_str) {
+        Some("Pod") => &[&[]],
+        Some("PodTemplate") => &[&["template"]],
+        _ => &[&["spec", "jobTemplate", "spec", "template"], &["spec", "template"]],
     };
-    if let Some(pod) = pod.filter(|pod| pod.pointer("/spec/containers").is_some()) {
-        found.push(template(document, pod)?);
+    for way in ways {
+        let way = Pointer::of(way);
+        let pod = owner.pointer(way.as_str());
+        if let Some(pod) = pod.filter(|pod| pod.pointer("/spec/containers").is_some()) {
+            found.push(Found { owner, pod, pointer: way.below(&place) });
+            break;
+        }
     }
     Ok(())
 }
 
+fn text(value: Option<&Value>) -> Option<String> {
+    value.and_then(Value::as_str).map(str::to_owned)
+}
+
 fn template(document: &Value, pod: &Value) -> Result<Template, Unreadable> {
-    let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
     let metadata = |field: &str| text(document.pointer(&format!("/metadata/{field}")));
     let kind = text(document.get("kind")).unwrap_or_else(|| "Pod".to_owned());
-    let name =
-        metadata("name").or_else(|| metadata("generateName")).unwrap_or_else(|| "(unnamed)".to_owned());
+    let name = metadata("name").or_else(|| metadata("generateName")).unwrap_or_else(|| UNNAMED.to_owned());
     let mut annotations = BTreeMap::new();
     for (key, value) in pod.pointer("/metadata/annotations").and_then(Value::as_object).into_iter().flatten()
     {
