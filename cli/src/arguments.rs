@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::certs::CertsArgs;
 use crate::demo::{DemoArgs, SweepArgs};
 use crate::dev_agent::DevAgentArgs;
+use crate::inject::{InjectArgs, UninjectArgs};
 use crate::metrics::MetricsArgs;
 use crate::output::ColorChoice;
 use crate::policy::PolicyArgs;
@@ -19,6 +20,7 @@ Examples:
   mantlet dev-agent --socket ./agent.sock --entries entries.toml
   mantlet certs --workload-api unix:///run/spire/sockets/agent.sock
   mantlet policy check deploy/*.yaml
+  mantlet inject -f deploy.yaml --diff
   mantlet tail --deny
 
 Exit codes:
@@ -74,6 +76,10 @@ pub(crate) enum Command {
     Metrics(MetricsArgs),
     /// Check, test, explain and show policies, offline
     Policy(PolicyArgs),
+    /// Add the sidecar to manifests, as the webhook does it to pods, offline
+    Inject(InjectArgs),
+    /// Take the sidecar out of manifests again
+    Uninject(UninjectArgs),
     /// Print a completion script for a shell
     #[command(after_help = COMPLETIONS)]
     Completions(CompletionsArgs),

@@ -13,6 +13,7 @@ mod certs;
 mod demo;
 mod dev_agent;
 mod failure;
+mod inject;
 mod metrics;
 mod output;
 mod policy;
@@ -49,6 +50,8 @@ fn run(command: Command, output: &Output) -> Result<ExitCode, Failure> {
         Command::DemoSweep(arguments) => demo::sweep(&arguments),
         Command::DevAgent(arguments) => dev_agent::run(arguments, output)?,
         Command::Edges(arguments) => return traffic::edges::run(&arguments, output),
+        Command::Inject(arguments) => return inject::run(&arguments, output),
+        Command::Uninject(arguments) => return inject::run_uninject(&arguments, output),
         Command::Metrics(arguments) => metrics::run(&arguments, output)?,
         Command::Tail(arguments) => return traffic::tail::run(&arguments, output),
         Command::Policy(arguments) => return policy::run(&arguments, output),

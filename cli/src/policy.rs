@@ -14,6 +14,8 @@ use clap::{Args, Subcommand};
 use crate::failure::Failure;
 use crate::output::Output;
 
+pub(crate) use subject::read;
+
 const EXAMPLES: &str = "\
 Examples:
   mantlet policy check deploy/*.yaml

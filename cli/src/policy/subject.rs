@@ -96,7 +96,7 @@ pub(super) fn to_json(finding: &Diagnostic) -> Value {
 }
 
 /// The text of `file`; `-` is standard input.
-pub(super) fn read(file: &str) -> Result<String, Failure> {
+pub(crate) fn read(file: &str) -> Result<String, Failure> {
     let mut text = String::new();
     let result = if file == "-" {
         std::io::stdin().lock().take(MAX_BYTES).read_to_string(&mut text)
