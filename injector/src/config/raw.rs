@@ -34,6 +34,8 @@ pub(super) struct Raw(BTreeMap<&'static str, Given>);
 /// The command line, built from the table.
 pub(super) fn command(program: &'static str) -> Command {
     let base = Command::new(program)
+        // The last one holds: whoever starts it may add to what a chart has written.
+        .args_override_self(true)
         .version(env!("CARGO_PKG_VERSION"))
         .about("The Mantlet injector: the admission webhook that adds the sidecar to pods and checks annotations.")
         .after_help(

@@ -18,7 +18,7 @@ use crate::pods::{create, pod};
 const DAY: time::Duration = time::Duration::DAY;
 
 /// A certificate and its key, as PEM.
-struct Pair {
+pub(crate) struct Pair {
     certificate: String,
     key: String,
 }
@@ -45,7 +45,12 @@ fn made(
     (root, Pair { certificate, key: key.serialize_pem() })
 }
 
-fn data((root, serving): &(Pair, Pair)) -> BTreeMap<&'static str, String> {
+/// An authority that is to be followed by the next one, and a certificate of it.
+pub(crate) fn due_authority() -> (Pair, Pair) {
+    made((DAY * 300, DAY * 30), (time::Duration::HOUR, time::Duration::HOUR * 23))
+}
+
+pub(crate) fn data((root, serving): &(Pair, Pair)) -> BTreeMap<&'static str, String> {
     BTreeMap::from([
         ("authority.crt", root.certificate.clone()),
         ("authority.key", root.key.clone()),
@@ -221,7 +226,7 @@ async fn a_certificate_is_renewed_under_load_and_no_call_fails() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_authority_is_published_beside_the_old_one_before_anything_of_it_is_shown() {
     let api = Api::start().await;
-    let due = made((DAY * 300, DAY * 30), (time::Duration::HOUR, time::Duration::HOUR * 23));
+    let due = due_authority();
     api.set_secret(&data(&due));
     let (one, two) = tokio::join!(Injector::start(&api), Injector::start(&api));
     let calls = Calls::begin(&api, &[&one, &two]);

@@ -39,10 +39,7 @@ pub(crate) fn command(api: &Api, dir: &TempDir, injection: &str, more: &[&str]) 
     // Nothing of the machine's environment configures what is tested.
     command.env_clear().env("RUST_BACKTRACE", "1").env("KUBECONFIG", api.kubeconfig());
     command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--namespace", NAMESPACE]);
-    command.args(["--certificate-poll", "50ms", "--certificate-settle", "300ms"]);
-    if !more.contains(&"--stop-delay") {
-        command.args(["--stop-delay", "0s"]);
-    }
+    command.args(["--certificate-poll", "50ms", "--certificate-settle", "300ms", "--stop-delay", "0s"]);
     command.arg("--config").arg(dir.file("config.yaml", injection));
     command.args(more).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command
@@ -66,7 +63,13 @@ impl Injector {
     /// Starts one and waits until it listens.
     pub(crate) async fn spawn(api: &Api, injection: &str, more: &[&str]) -> Self {
         let dir = TempDir::new();
-        let mut child = command(api, &dir, injection, more).spawn().unwrap();
+        let command = command(api, &dir, injection, more);
+        Self::run(command, dir).await
+    }
+
+    /// Starts this command and waits until it listens; its files live in `dir`.
+    pub(crate) async fn run(mut command: Command, dir: TempDir) -> Self {
+        let mut child = command.spawn().unwrap();
         let stdout = collect(child.stdout.take().unwrap());
         let stderr = collect(child.stderr.take().unwrap());
         let listening = line(&stdout, "listening", |line| line["event"] == "listening").await;

@@ -7,6 +7,7 @@ mod bounds;
 mod cases;
 mod certificates;
 mod client;
+mod cluster;
 mod events;
 mod injector;
 mod operations;
