@@ -34,6 +34,21 @@ fn the_version_is_one_line_or_one_json_document() {
 }
 
 #[test]
+fn the_metrics_of_sidecar_and_injector_are_described_without_either() {
+    let scratch = Scratch::new();
+    for (of, family) in
+        [("sidecar", "mantlet_authz_decisions_total"), ("injector", "mantlet_injector_admissions_total")]
+    {
+        let text = stdout(&run(&scratch, &["metrics", "--describe", "--of", of]));
+        assert!(text.lines().any(|line| line.starts_with(family)), "{text}");
+        let json = stdout(&run(&scratch, &["metrics", "--describe", "--of", of, "-o", "json"]));
+        let document: Value = serde_json::from_str(&json).expect("JSON");
+        let families = document["families"].as_array().expect("families");
+        assert!(families.iter().any(|known| known["name"] == family), "{document}");
+    }
+}
+
+#[test]
 fn every_verb_explains_itself_with_examples() {
     let scratch = Scratch::new();
     for verb in [&[][..], &["demo"], &["dev-agent"], &["certs"], &["completions"]] {

@@ -221,9 +221,9 @@ impl Keeper {
 
     fn show(&self, state: &State) -> Result<(), CertificateError> {
         self.shown.set(&state.serving, &self.provider)?;
-        let not_after = |certificate: &Certificate| seconds(certificate.not_after);
-        self.metrics
-            .certificates(not_after(&state.serving.certificate), not_after(&state.authority.certificate));
+        let Certificate { issued, not_after, .. } = state.serving.certificate;
+        let authority = state.authority.certificate.not_after;
+        self.metrics.certificates((seconds(issued), seconds(not_after)), seconds(authority));
         Ok(())
     }
 

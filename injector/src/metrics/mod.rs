@@ -76,6 +76,12 @@ pub(crate) const REFUSED: Family = family(
     &["limit"],
     "Connections and requests that ran into a limit.",
 );
+pub(crate) const CERT_NOT_BEFORE: Family = family(
+    "mantlet_injector_cert_not_before_timestamp_seconds",
+    "gauge",
+    &[],
+    "When the serving certificate was issued, since the epoch; 0 before there is one.",
+);
 pub(crate) const CERT_NOT_AFTER: Family = family(
     "mantlet_injector_cert_not_after_timestamp_seconds",
     "gauge",
@@ -135,6 +141,7 @@ pub static FAMILIES: &[Family] = &[
     HANDSHAKES,
     CONNECTIONS,
     REFUSED,
+    CERT_NOT_BEFORE,
     CERT_NOT_AFTER,
     AUTHORITY_NOT_AFTER,
     ROTATIONS,

@@ -8,8 +8,8 @@ use std::{
 
 use super::{
     ADMISSION_DURATION, ADMISSIONS, AUTHORITY_NOT_AFTER, BAD_REQUESTS, BUILD_INFO, CERT_NOT_AFTER,
-    CONNECTIONS, DRY_RUNS, EVENTS, Family, HANDSHAKES, KUBERNETES_ERRORS, LINES_DROPPED, READY, REFUSED,
-    ROTATIONS,
+    CERT_NOT_BEFORE, CONNECTIONS, DRY_RUNS, EVENTS, Family, HANDSHAKES, KUBERNETES_ERRORS, LINES_DROPPED,
+    READY, REFUSED, ROTATIONS,
     exposition::Text,
     process,
     words::{Admission, BadRequest, Call, EventResult, Handshake, Refused, Rotation, Webhook},
@@ -31,6 +31,7 @@ pub(crate) struct Metrics {
     kubernetes_errors: Counters<{ Call::ALL.len() }>,
     events: Counters<{ EventResult::ALL.len() }>,
     connections: AtomicI64,
+    cert_not_before: AtomicU64,
     cert_not_after: AtomicU64,
     authority_not_after: AtomicU64,
     ready: AtomicBool,
@@ -64,6 +65,7 @@ impl Default for Metrics {
             kubernetes_errors: Default::default(),
             events: Default::default(),
             connections: AtomicI64::default(),
+            cert_not_before: AtomicU64::default(),
             cert_not_after: AtomicU64::default(),
             authority_not_after: AtomicU64::default(),
             ready: AtomicBool::default(),
@@ -120,8 +122,10 @@ impl Metrics {
         self.lines_dropped.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// When the serving certificate and its authority expire, in seconds since the epoch.
-    pub(crate) fn certificates(&self, cert_not_after: u64, authority_not_after: u64) {
+    /// When the serving certificate was issued, and when it and its authority expire, in seconds since the epoch.
+    pub(crate) fn certificates(&self, cert: (u64, u64), authority_not_after: u64) {
+        let (cert_not_before, cert_not_after) = cert;
+        self.cert_not_before.store(cert_not_before, Ordering::Relaxed);
         self.cert_not_after.store(cert_not_after, Ordering::Relaxed);
         self.authority_not_after.store(authority_not_after, Ordering::Relaxed);
     }
@@ -165,6 +169,7 @@ impl Metrics {
         all(&KUBERNETES_ERRORS, &mut Call::ALL.iter().map(|of| of.as_str()), &self.kubernetes_errors);
         all(&EVENTS, &mut EventResult::ALL.iter().map(|of| of.as_str()), &self.events);
         text.single(&CONNECTIONS, self.connections.load(Ordering::Relaxed) as f64);
+        text.single(&CERT_NOT_BEFORE, of(&self.cert_not_before));
         text.single(&CERT_NOT_AFTER, of(&self.cert_not_after));
         text.single(&AUTHORITY_NOT_AFTER, of(&self.authority_not_after));
         text.single(&READY, f64::from(u8::from(self.ready.load(Ordering::Relaxed))));
