@@ -139,8 +139,10 @@ impl Failed {
             return Self { error, again: None };
         }
         let untouched = is_unprocessed(&error);
+        // A peer that no longer may answer is no peer to ask again.
+        let broke = matches!(error, SendError::Http(_));
         let again = kept
-            .filter(|kept| untouched || kept.harmless)
+            .filter(|kept| untouched || (kept.harmless && broke))
             .and_then(Kept::request)
             .map(|request| Again { request, untouched });
         Self { error, again }
