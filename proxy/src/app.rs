@@ -150,6 +150,10 @@ impl App {
             )?),
             None => None,
         };
+        // What is accepted inherits it.
+        for (socket, _) in listeners.iter().flatten() {
+            sys::keep_alive(socket, config.dead_after).map_err(system("keep-alive"))?;
+        }
         let level = match config.metrics_level {
             MetricsLevel::Minimal => metrics::Level::Minimal,
             MetricsLevel::Default => metrics::Level::Default,
@@ -193,7 +197,8 @@ impl App {
             config.connect_timeout,
             config.handshake_timeout,
         )
-        .with_own_calls(own_calls);
+        .with_own_calls(own_calls)
+        .with_dead_after(config.dead_after, config.dead_after.max(config.stall_timeout));
         let mut threads = Vec::new();
         for (number, listeners) in listeners.into_iter().enumerate() {
             let authorizer =

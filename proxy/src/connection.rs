@@ -12,7 +12,7 @@ use crate::{
     http::{answer::Refusal, client::SendError, headers, limit_of, server::ServeError},
     listener::{Admission, Misdirected},
     log::{AccessLine, AccessRecord, DecisionId, Log},
-    metrics::{CloseReason, ConnectionGuard, Limit, RequestMetrics, Transport},
+    metrics::{CloseReason, ConnectionGuard, Fault, Limit, RequestMetrics, Transport},
     pool::DialError,
     tls::TlsError,
     vouch::Unvouched,
@@ -54,6 +54,9 @@ pub enum ConnectionError {
     /// The HTTP exchange with the downstream broke.
     #[error("serving HTTP")]
     Serve(#[source] ServeError),
+    /// The network ended a connection that carried HTTP, not in order.
+    #[error("the connection broke")]
+    Broken(#[source] io::Error),
     /// Relaying bytes broke.
     #[error("relaying")]
     Relay(#[source] io::Error),
@@ -110,11 +113,30 @@ impl ConnectionError {
             Self::Send(SendError::PeerExpired) => CloseReason::PeerExpired,
             Self::Send(SendError::Http(error)) => http_reason(error, CloseReason::Reset),
             Self::Serve(ServeError(error)) => http_reason(error, CloseReason::Protocol),
-            Self::FirstBytes(error) | Self::Relay(error) => match error.kind() {
+            Self::FirstBytes(error) | Self::Relay(error) | Self::Broken(error) => match error.kind() {
                 io::ErrorKind::TimedOut => CloseReason::Timeout,
                 io::ErrorKind::UnexpectedEof => CloseReason::Eof,
                 _ => Unvouched::reason(error).unwrap_or(CloseReason::Reset),
             },
+        }
+    }
+
+    /// How a connection that carried HTTP has ended: what the network said first counts, unless a side had
+    /// already been refused for something else, or `told` to go and may go as it likes.
+    ///
+    /// # Errors
+    /// It did not end in order.
+    pub fn served(served: Result<(), ServeError>, fault: &Fault, told: bool) -> Result<(), Self> {
+        let served = served.map_err(Self::Serve);
+        let reason = served.as_ref().map_or_else(Self::close_reason, |()| CloseReason::Eof);
+        match fault.kind() {
+            Some(kind)
+                if !told
+                    && matches!(reason, CloseReason::Eof | CloseReason::Reset | CloseReason::Protocol) =>
+            {
+                Err(Self::Broken(kind.into()))
+            }
+            _ => served,
         }
     }
 

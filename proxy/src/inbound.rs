@@ -121,6 +121,9 @@ async fn connection(
     // phase: inbound 1 "where to, and what that port speaks" | fails: not redirected, the sidecar itself, no own identity | close: not_redirected, loop, withdrawn | metric: mantlet_connections_closed_total
     let orig_dst = orig_dst?;
     let rules = inbound.authorizer.port(orig_dst.0.port());
+    if rules.protocol == PortProtocol::Http {
+        inbound.dialer.reads_steadily(&tcp);
+    }
     // To be told that the connection was refused, the caller needs a reset.
     let credentials = inbound.dialer.credentials().inspect_err(|_| sys::reset_when_dropped(&tcp))?;
 

@@ -136,6 +136,12 @@ pub const TABLE: &[Row] = &[
         "mantlet_http_requests_total{code=\"408\"}",
     ),
     row(
+        "no answer from the host at the other end (TCP keep-alive)",
+        Number::Key("dead-after"),
+        "closed; a request in flight there gets 504",
+        CLOSED,
+    ),
+    row(
         "fields of a request head",
         Number::Count(HEAD_FIELDS as u64),
         "431",

@@ -220,6 +220,7 @@ async fn http(
     mut tcp: TcpStream,
     drain: DrainToken,
 ) -> Result<CloseReason, ConnectionError> {
+    connection.outbound.dialer.reads_steadily(&tcp);
     let seen = detect::read_http_version(&mut tcp).await.map_err(ConnectionError::FirstBytes)?;
     let Some((version, bytes)) = seen else { return Ok(CloseReason::Eof) };
     let io: BoxIo = Box::new(Rewind::new(bytes.freeze(), tcp));
@@ -229,9 +230,9 @@ async fn http(
     // The application is not told that the own identity is gone: its requests fail with the reason. A
     // destination that is no longer what it was has to be looked up anew, by another connection.
     let leave = connection.endpoints.over();
-    server::serve(io, version, service, connection.outbound.timeouts, drain, leave)
-        .await
-        .map_err(ConnectionError::Serve)?;
+    let (fault, told) = (io.fault(), drain.clone());
+    let served = server::serve(io, version, service, connection.outbound.timeouts, drain, leave).await;
+    ConnectionError::served(served, &fault, told.must_tell())?;
 
     // phase: outbound 8 "WebSocket: HTTP is over, relay what was agreed to" | fails: a side is gone, reset | close: reset, bundle | metric: mantlet_connections_closed_total
     match connection.switch.switched().await.map_err(|error| ConnectionError::Serve(ServeError(error)))? {

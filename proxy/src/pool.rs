@@ -1,6 +1,6 @@
 //! Dialling: the one place that opens connections, to peers and to the own application.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, os::fd::AsFd, sync::Arc, time::Duration};
 
 use mantlet_identity::{Credentials, ExpectedPeer, HandshakeReason, IdentityHandle};
 use thiserror::Error;
@@ -15,9 +15,11 @@ use crate::{
     listener::OwnCalls,
     metrics::{ConnectResult, Direction, HandshakeGuard, Metrics, PoolSlot},
     sys,
-    tls::{self, MeshStream, TlsError},
+    tls::{self, ALPN_H2, Alpn, MeshStream, TlsError},
 };
 
+/// Where nothing else is configured.
+const DEAD_AFTER: Duration = Duration::from_secs(60);
 /// Most endpoints that are tried for one connection.
 const ATTEMPTS: usize = 3;
 
@@ -38,6 +40,8 @@ pub struct Dialer {
     connect_timeout: Duration,
     handshake_timeout: Duration,
     own_calls: Option<Arc<OwnCalls>>,
+    dead_after: Duration,
+    unacknowledged: Duration,
 }
 
 /// A peer that was reached.
@@ -181,13 +185,28 @@ impl Dialer {
         connect_timeout: Duration,
         handshake_timeout: Duration,
     ) -> Self {
-        Self { identity, metrics, connect_timeout, handshake_timeout, own_calls: None }
+        let (own_calls, dead_after, unacknowledged) = (None, DEAD_AFTER, DEAD_AFTER);
+        Self { identity, metrics, connect_timeout, handshake_timeout, own_calls, dead_after, unacknowledged }
     }
 
     /// The same, and what goes to the own pod goes to its own inbound side.
     #[must_use]
     pub fn with_own_calls(self, own_calls: Option<Arc<OwnCalls>>) -> Self {
         Self { own_calls, ..self }
+    }
+
+    /// The same, and a host that answers nothing for `dead_after` is gone. One that speaks HTTP takes what is
+    /// sent to it; not for `unacknowledged` is the same as gone.
+    #[must_use]
+    pub fn with_dead_after(self, dead_after: Duration, unacknowledged: Duration) -> Self {
+        Self { dead_after, unacknowledged, ..self }
+    }
+
+    /// Says of a connection, whoever opened it, that it carries HTTP. Keep-alive alone does not find a host
+    /// that vanished while bytes were on their way to it.
+    pub fn reads_steadily(&self, tcp: &impl AsFd) {
+        // Without it the kernel's own limit holds.
+        let _ = sys::acknowledged_within(tcp, self.unacknowledged);
     }
 
     /// The own credentials of the moment.
@@ -262,10 +281,18 @@ impl Dialer {
             Some(own) if own.are_to(addr.ip()) => self.tcp(addr, own.connect(addr)).await?,
             _ => self.tcp(addr, TcpStream::connect(addr)).await?,
         };
+        // A second descriptor, because the handshake takes the first one along.
+        let socket = tcp.as_fd().try_clone_to_owned().ok();
         let limit = self.handshake_timeout;
         let guard = HandshakeGuard::new(&self.metrics, Direction::Outbound);
         let handshake = tls::connect(tcp, addr, &credentials, &endpoint.expected, offer, limit).await;
         guard.finish(handshake.as_ref().map(|stream| stream.session).map_err(TlsError::reason));
+        // On the other side of bytes, or of what leaves HTTP, there may be one who pauses.
+        let carries_http = offer.contains(&ALPN_H2)
+            && handshake.as_ref().is_ok_and(|stream| matches!(stream.alpn, Alpn::H2 | Alpn::Http1));
+        if let (true, Some(socket)) = (carries_http, &socket) {
+            self.reads_steadily(socket);
+        }
         if handshake.is_ok() && matches!(endpoint.expected, ExpectedPeer::AnyIn(_)) {
             self.metrics.unpinned();
         }
@@ -302,7 +329,12 @@ impl Dialer {
     ) -> Result<TcpStream, DialError> {
         let limit = self.connect_timeout;
         let connected = time::timeout(limit, connecting).await;
-        match connected.map(|tcp| tcp.and_then(|tcp| sys::prepare(&tcp, UNSENT_BYTES).map(|()| tcp))) {
+        let prepare = |tcp: TcpStream| {
+            sys::prepare(&tcp, UNSENT_BYTES)?;
+            sys::keep_alive(&tcp, self.dead_after)?;
+            Ok(tcp)
+        };
+        match connected.map(|tcp| tcp.and_then(prepare)) {
             Ok(Ok(tcp)) => Ok(tcp),
             Ok(Err(source)) => {
                 let refused = source.kind() == io::ErrorKind::ConnectionRefused;

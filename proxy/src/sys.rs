@@ -7,8 +7,10 @@ use rustix::{
     param::page_size,
     process::{Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit},
 };
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 
+/// Keep-alive probes without an answer that end a connection.
+const PROBES: u32 = 3;
 /// More workers than this help nobody: past it the application is the bottleneck.
 const MOST_WORKERS: usize = 4;
 
@@ -51,6 +53,28 @@ pub fn prepare(tcp: &impl AsFd, unsent: u32) -> io::Result<()> {
     let socket = SockRef::from(tcp);
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_notsent_lowat(unsent)
+}
+
+/// Lets the kernel end a connection whose other side answers nothing for `dead_after`, as `ETIMEDOUT`. On a
+/// listening socket it holds for every connection that is accepted there.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn keep_alive(tcp: &impl AsFd, dead_after: Duration) -> io::Result<()> {
+    // The first probe after half of the time, and the last one with a sixth of it left.
+    let (idle, interval) = (dead_after / 2, (dead_after / 6).max(Duration::from_secs(1)));
+    let probes = TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(PROBES);
+    SockRef::from(tcp).set_tcp_keepalive(&probes)
+}
+
+/// The same for bytes that wait: they are acknowledged within `dead_after`, or the connection ends. A
+/// reader that pauses with a full window for so long counts as dead too, so this is only for connections
+/// whose other side reads all the time.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn acknowledged_within(tcp: &impl AsFd, dead_after: Duration) -> io::Result<()> {
+    SockRef::from(tcp).set_tcp_user_timeout(Some(dead_after))
 }
 
 /// Where the client of an accepted connection wanted to go before the kernel redirected it. A connection

@@ -105,6 +105,8 @@ pub enum Id {
     IdleTimeout,
     /// A peer that takes or sends nothing.
     StallTimeout,
+    /// When a host that answers nothing is gone.
+    DeadAfter,
     /// Opaque streams beyond their peer's SVID.
     MaxStaleIdentity,
     /// Own identity after the Workload API denies it.

@@ -103,6 +103,8 @@ pub struct Config {
     pub idle_timeout: Duration,
     /// A peer that takes or sends nothing.
     pub stall_timeout: Duration,
+    /// A host that answers nothing for so long is gone.
+    pub dead_after: Duration,
     /// From the order to stop to its announcement.
     pub stop_delay: Duration,
     /// Orderly stop.

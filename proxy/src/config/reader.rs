@@ -93,6 +93,7 @@ impl Reader<'_> {
         let response_timeout = self.optional_duration(Id::ResponseTimeout);
         let idle_timeout = self.duration(Id::IdleTimeout);
         let stall_timeout = self.duration(Id::StallTimeout);
+        let dead_after = self.duration(Id::DeadAfter);
         let stop_delay = self.duration(Id::StopDelay);
         let drain_deadline = self.duration(Id::DrainDeadline);
         let workers = self.optional_count(Id::Workers);
@@ -130,6 +131,7 @@ impl Reader<'_> {
             response_timeout: response_timeout?,
             idle_timeout: idle_timeout?,
             stall_timeout: stall_timeout?,
+            dead_after: dead_after?,
             stop_delay: stop_delay?,
             drain_deadline: drain_deadline?,
             workers: workers?.and_then(NonZeroUsize::new),

@@ -63,12 +63,13 @@ pub(super) async fn serve(
         app_h2: OnceLock::new(),
     });
     let io = Counted::new(io, inbound.metrics.bytes(Direction::Inbound));
+    let (fault, told) = (io.fault(), drain.clone());
     let serving = Arc::clone(&connection);
     let service = move |request| Arc::clone(&serving).request(request);
     let grace_over = || inbound.authorizer.end_unanswered(&session, CloseReason::PeerExpired);
     tokio::select! {
         served = server::serve(io, version, service, inbound.timeouts, drain, lifetime.clone().must_leave()) => {
-            served.map_err(ConnectionError::Serve)?;
+            ConnectionError::served(served, &fault, told.must_tell())?;
         }
         () = lifetime.clone().over(grace_over) => return Ok(CloseReason::PeerExpired),
     }

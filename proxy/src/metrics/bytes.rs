@@ -3,6 +3,7 @@
 use std::{
     io,
     pin::Pin,
+    sync::{Arc, OnceLock},
     task::{Context, Poll},
 };
 
@@ -25,7 +26,13 @@ pub struct ByteCount {
 pub struct Counted<T> {
     io: T,
     bytes: ByteCount,
+    fault: Fault,
 }
+
+/// What went wrong first with a stream: what is tried on it after that fails in other ways, and HTTP takes
+/// the end of a connection that rests for an end in order.
+#[derive(Clone, Debug, Default)]
+pub struct Fault(Arc<OnceLock<io::ErrorKind>>);
 
 // === impl ByteCount ===
 
@@ -63,7 +70,33 @@ impl Drop for ByteCount {
 impl<T> Counted<T> {
     /// Counts what goes through `io`.
     pub fn new(io: T, bytes: ByteCount) -> Self {
-        Self { io, bytes }
+        Self { io, bytes, fault: Fault::default() }
+    }
+
+    /// What has gone wrong with it, now or later.
+    pub fn fault(&self) -> Fault {
+        self.fault.clone()
+    }
+}
+
+// === impl Fault ===
+
+impl Fault {
+    /// The network's word for how it ended, if it did not end in order.
+    #[must_use]
+    pub fn kind(&self) -> Option<io::ErrorKind> {
+        self.0.get().copied()
+    }
+
+    fn note<T>(&self, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset, HostUnreachable, NetworkUnreachable, TimedOut};
+        if let Poll::Ready(Err(error)) = &outcome
+            && let kind @ (BrokenPipe | ConnectionReset | HostUnreachable | NetworkUnreachable | TimedOut) =
+                error.kind()
+        {
+            let _ = self.0.set(kind);
+        }
+        outcome
     }
 }
 
@@ -79,7 +112,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Counted<T> {
         if read.is_pending() {
             self.bytes.flush();
         }
-        read
+        self.fault.note(read)
     }
 }
 
@@ -89,7 +122,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Counted<T> {
         if let Poll::Ready(Ok(bytes)) = &written {
             self.bytes.written(*bytes);
         }
-        written
+        self.fault.note(written)
     }
 
     fn poll_write_vectored(
@@ -101,7 +134,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Counted<T> {
         if let Poll::Ready(Ok(bytes)) = &written {
             self.bytes.written(*bytes);
         }
-        written
+        self.fault.note(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -110,7 +143,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Counted<T> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.bytes.flush();
-        Pin::new(&mut self.io).poll_flush(cx)
+        let flushed = Pin::new(&mut self.io).poll_flush(cx);
+        self.fault.note(flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use tokio::runtime::RuntimeMetrics;
 
 pub use self::{
-    bytes::{ByteCount, Counted},
+    bytes::{ByteCount, Counted, Fault},
     catalog::{Description, Level, Stability},
     connection::ConnectionGuard,
     decision::{Deciding, DecisionCounters},

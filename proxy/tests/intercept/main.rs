@@ -11,3 +11,4 @@ mod probes;
 mod refusals;
 mod self_call;
 mod self_check;
+mod vanished;

@@ -106,6 +106,21 @@ pub(super) const BOUNDS: &[Key] = &[
         )
     },
     Key {
+        default: Some("1m"),
+        meaning: "How long a host may answer nothing before it is taken for gone and its connections end. Every \
+                  connection has TCP keep-alive. Where bytes of HTTP wait for the host, the limit is that of \
+                  `--stall-timeout` if it is longer. Where opaque bytes wait, the kernel decides \
+                  (`net.ipv4.tcp_retries2`, about 15 minutes): a reader that only pauses looks the same.",
+        ..key(
+            Id::DeadAfter,
+            LIMITS,
+            "dead-after",
+            "MANTLET_DEAD_AFTER",
+            "DURATION",
+            Kind::Duration(secs(3), secs(HOUR)),
+        )
+    },
+    Key {
         default: Some("0s"),
         meaning: "How long the sidecar goes on as before after SIGTERM, unready, before it tells its peers and stops \
                   accepting; counted from `drain` where that came first. For load balancers that take their \

@@ -340,6 +340,7 @@ impl Host {
         match &self.upstream {
             Upstream::App(dialer, addr, version) => {
                 let tcp = dialer.plain(*addr).await?;
+                dialer.reads_steadily(&tcp);
                 self.handshake(Box::new(tcp), *version, None).await
             }
             Upstream::Mesh(dialer, endpoint) => {
