@@ -35,7 +35,7 @@ pub(super) struct Failed {
 
 /// A request that may be sent again.
 pub(super) struct Again {
-    request: Request<Body>,
+    request: Box<Request<Body>>,
     /// The upstream has done nothing with it.
     untouched: bool,
 }
@@ -130,7 +130,7 @@ impl Kept {
 
 impl Failed {
     /// `unsent` is the request itself where nothing of it was written.
-    pub(super) fn new(error: SendError, unsent: Option<Request<Body>>, kept: Option<Kept>) -> Self {
+    pub(super) fn new(error: SendError, unsent: Option<Box<Request<Body>>>, kept: Option<Kept>) -> Self {
         if let Some(request) = unsent {
             return Self { error, again: Some(Again { request, untouched: true }) };
         }
@@ -144,7 +144,7 @@ impl Failed {
         let again = kept
             .filter(|kept| untouched || (kept.harmless && broke))
             .and_then(Kept::request)
-            .map(|request| Again { request, untouched });
+            .map(|request| Again { request: Box::new(request), untouched });
         Self { error, again }
     }
 
@@ -170,7 +170,7 @@ impl Attempts {
     ///
     /// # Errors
     /// It is not sent again.
-    pub(super) fn next(&mut self, failed: Failed) -> Result<(Request<Body>, Wanted), SendError> {
+    pub(super) fn next(&mut self, failed: Failed) -> Result<(Box<Request<Body>>, Wanted), SendError> {
         self.sent += 1;
         match failed.again {
             Some(Again { request, untouched }) if self.sent < MOST && (untouched || !self.repeated) => {

@@ -84,7 +84,9 @@ impl Balanced {
     /// # Errors
     /// No connection, or one that failed.
     pub async fn send(&self, permitted: Permitted<Request<Body>>) -> Result<Sent<Body>, SendError> {
-        let (mut request, permit) = permitted.into_parts();
+        let (request, permit) = permitted.into_parts();
+        // As in `Host::send`.
+        let mut request = Box::new(request);
         let (mut attempts, mut wanted, mut tried) = (Attempts::default(), Wanted::Any, Tried::default());
         loop {
             let (host, addr, reserved) = self.reserve(wanted, &mut tried).await?;

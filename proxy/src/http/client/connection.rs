@@ -247,16 +247,16 @@ impl Connection {
     /// Sends one request. A failure gives the request back if nothing of it was written.
     pub(super) async fn send(
         mut self,
-        request: Request<Body>,
-    ) -> Result<(Response<Incoming>, Self), (hyper::Error, Option<Request<Body>>)> {
+        request: Box<Request<Body>>,
+    ) -> Result<(Response<Incoming>, Self), (hyper::Error, Option<Box<Request<Body>>>)> {
         let sent = match &mut self.sender {
-            Sender::H1 { send, .. } => send.try_send_request(request).await,
-            Sender::H2 { send, .. } => send.try_send_request(request).await,
+            Sender::H1 { send, .. } => send.try_send_request(*request).await,
+            Sender::H2 { send, .. } => send.try_send_request(*request).await,
         };
         match sent {
             Ok(response) => Ok((response, self)),
             Err(mut error) => {
-                let unsent = error.take_message();
+                let unsent = error.take_message().map(Box::new);
                 Err((error.into_error(), unsent))
             }
         }

@@ -165,7 +165,9 @@ impl Host {
         self: &Arc<Self>,
         permitted: Permitted<Request<Body>>,
     ) -> Result<(Response<Body>, Permit), SendError> {
-        let (mut request, permit) = permitted.into_parts();
+        let (request, permit) = permitted.into_parts();
+        // It is handed on by value, and a future that takes a value has room for it twice.
+        let mut request = Box::new(request);
         let (mut attempts, mut wanted) = (Attempts::default(), Wanted::Any);
         loop {
             let reserved = self.reserve(wanted).await?;
@@ -207,7 +209,7 @@ impl Host {
     async fn exchange(
         self: &Arc<Self>,
         reserved: Reserved,
-        mut request: Request<Body>,
+        mut request: Box<Request<Body>>,
     ) -> Result<Response<Body>, Failed> {
         let Reserved { connection, reused, load } = reserved;
         self.fit(&mut request, &connection);
@@ -237,8 +239,8 @@ impl Host {
     async fn answer(
         &self,
         connection: Connection,
-        request: Request<Body>,
-    ) -> Result<(Response<Incoming>, Connection), (SendError, Option<Request<Body>>)> {
+        request: Box<Request<Body>>,
+    ) -> Result<(Response<Incoming>, Connection), (SendError, Option<Box<Request<Body>>>)> {
         let not_after = connection.not_after();
         tokio::select! {
             biased;
@@ -259,7 +261,7 @@ impl Host {
     ) -> Result<(Response<Incoming>, Option<Load>), SendError> {
         let Reserved { connection, load, .. } = reserved;
         self.fit(&mut request, &connection);
-        let answer = self.answer(connection, request).await;
+        let answer = self.answer(connection, Box::new(request)).await;
         let (response, _never_again) = answer.map_err(|(error, _)| error)?;
         Ok((response, load))
     }
