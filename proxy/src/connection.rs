@@ -101,6 +101,7 @@ impl ConnectionError {
         match self {
             Self::Revoked(reason) => *reason,
             Self::Limit(_) | Self::Send(SendError::Busy) => CloseReason::Limit,
+            Self::Tls(TlsError::Handshake { source, .. }) if limit_of(source).is_some() => CloseReason::Limit,
             Self::Misdirected(Misdirected::Loop(_)) => CloseReason::Loop,
             Self::Misdirected(_) => CloseReason::NotRedirected,
             Self::NoIdentity => CloseReason::Withdrawn,
@@ -147,6 +148,7 @@ impl ConnectionError {
             Self::Limit(limit) => Some(*limit),
             Self::Send(SendError::Busy) => Some(Limit::PendingRequests),
             Self::Serve(ServeError(error)) => http_limit(error),
+            Self::Tls(TlsError::Handshake { source, .. }) => limit_of(source),
             _ => None,
         }
     }

@@ -134,9 +134,14 @@ async fn connection(
 
     // phase: inbound 3 "TLS handshake" | fails: no certificate, wrong authority, no common protocol, too slow | close: tls, timeout | metric: mantlet_tls_handshakes_total
     let handshake = HandshakeGuard::new(&inbound.metrics, Direction::Inbound);
-    let stream =
-        tls::accept(tcp, &credentials, offer(rules.protocol, rules.enforced), inbound.handshake_timeout)
-            .await;
+    let stream = tls::accept(
+        tcp,
+        &credentials,
+        offer(rules.protocol, rules.enforced),
+        inbound.handshake_timeout,
+        inbound.admission.handshakes(),
+    )
+    .await;
     handshake.finish(stream.as_ref().map(|stream| stream.session).map_err(TlsError::reason));
     let MeshStream { io, peer, alpn, .. } = stream.map_err(ConnectionError::Tls)?;
 

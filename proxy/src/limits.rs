@@ -46,6 +46,8 @@ pub const WINDOW_UPDATES: u32 = 200;
 pub const BYTES_PER_UPDATE: u64 = 16;
 /// A client of a port that accepts plaintext decides with its first byte, within this time.
 pub const FIRST_BYTE: Duration = Duration::from_secs(5);
+/// Handshakes of peers that have begun and not ended.
+pub const HANDSHAKES: usize = 512;
 /// Requests that wait for a connection to one upstream.
 pub const PENDING_REQUESTS: usize = 1024;
 /// Most that is kept of a request's body while the request may have to be sent again.
@@ -119,6 +121,12 @@ pub const TABLE: &[Row] = &[
         Number::Key("handshake-timeout"),
         "closed",
         "mantlet_tls_handshakes_total{reason=\"timeout\"}",
+    ),
+    row(
+        "TLS handshakes of peers in progress, from their first byte",
+        Number::Count(HANDSHAKES as u64),
+        "the oldest is closed, and the new one goes on",
+        "mantlet_limits_reached_total{limit=\"handshakes\"}",
     ),
     row("first byte, on a port that accepts plaintext", Number::Time(FIRST_BYTE), "closed", CLOSED),
     row("first to last byte of a request head", Number::Key("header-timeout"), "closed", CLOSED),

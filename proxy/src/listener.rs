@@ -2,6 +2,7 @@
 //! never end it.
 
 mod admission;
+mod handshakes;
 mod origin;
 mod own_calls;
 
@@ -17,6 +18,7 @@ use tracing::warn;
 
 pub use self::{
     admission::{Admission, Place},
+    handshakes::Handshakes,
     origin::{Interception, Misdirected, Origin},
     own_calls::OwnCalls,
 };

@@ -13,7 +13,8 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::{
     io::{BoxIo, Heard},
-    metrics::{TlsCipher, TlsGroup, TlsSession, TlsVersion},
+    listener::Handshakes,
+    metrics::{Limit, TlsCipher, TlsGroup, TlsSession, TlsVersion},
 };
 
 /// ALPN of HTTP/2 (RFC 9113, 3.1).
@@ -82,13 +83,16 @@ pub async fn accept(
     credentials: &Arc<Credentials>,
     offer: &[&[u8]],
     limit: Duration,
+    handshakes: &Handshakes,
 ) -> Result<MeshStream, TlsError> {
     let (stream, handshake) = deadline(limit, async {
         // Until it speaks, a connection is a socket and a timer: whoever opens thousands and says nothing must not
         // make us hold the state of as many handshakes.
         tcp.peek(&mut [0]).await?;
         let (config, handshake) = credentials.server_handshake(offer);
-        Ok((Box::pin(TlsAcceptor::from(config).accept(tcp)).await?, handshake))
+        let handshaking = Box::pin(TlsAcceptor::from(config).accept(tcp));
+        let stream = handshakes.carry(handshaking).await.unwrap_or_else(|| Err(displaced()))?;
+        Ok((stream, handshake))
     })
     .await?;
     let connection = stream.get_ref().1;
@@ -165,6 +169,11 @@ pub async fn offers_mesh(tcp: &TcpStream) -> io::Result<bool> {
             time::sleep(HELLO_POLL).await;
         }
     }
+}
+
+/// The error of a handshake that newer ones have displaced, in the form that tells the limit.
+fn displaced() -> io::Error {
+    io::Error::new(io::ErrorKind::QuotaExceeded, Limit::Handshakes.as_str())
 }
 
 async fn deadline<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> Result<T, TlsError> {

@@ -11,6 +11,8 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::Handshakes;
+
 /// The limits of the process on what comes in. One for all workers.
 pub struct Admission {
     permits: Arc<Semaphore>,
@@ -18,6 +20,7 @@ pub struct Admission {
     peers: Mutex<HashMap<IpAddr, usize>>,
     max_requests: i64,
     short_of_memory: AtomicBool,
+    handshakes: Handshakes,
 }
 
 /// A connection's place, until it is dropped.
@@ -44,6 +47,7 @@ impl Admission {
             peers: Mutex::default(),
             max_requests: i64::try_from(requests).unwrap_or(i64::MAX),
             short_of_memory: AtomicBool::new(false),
+            handshakes: Handshakes::default(),
         })
     }
 
@@ -83,6 +87,12 @@ impl Admission {
     #[must_use]
     pub fn has_room_for_request(&self, in_flight: i64) -> bool {
         in_flight <= self.max_requests
+    }
+
+    /// The handshakes in progress.
+    #[must_use]
+    pub fn handshakes(&self) -> &Handshakes {
+        &self.handshakes
     }
 
     /// Whether there is memory left for more.

@@ -124,6 +124,8 @@ closed_enum! {
         Connections = "connections",
         /// Open connections of one address.
         PeerConnections = "peer_connections",
+        /// TLS handshakes in progress.
+        Handshakes = "handshakes",
         /// File descriptors, or the kernel's memory for sockets.
         Descriptors = "descriptors",
         /// Resident memory.

@@ -13,6 +13,7 @@ mod frames;
 #[path = "../protocols/memory.rs"]
 mod memory;
 
+mod crowds;
 mod limits;
 mod stalled;
 mod stop;
