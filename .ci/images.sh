@@ -8,8 +8,9 @@ build_images() {
   touch "$other"
   prune 'images-target-*' 1
   deploy/images/build --out "$first"
-  # What git knows of, as it is now; with the time of now, which is what cargo goes by.
-  { git ls-files -z; printf '.git\0'; } | tar --null --files-from=- --create | tar --extract --touch --directory="$elsewhere"
+  # With the time of now, which is what cargo goes by.
+  tar --create --exclude=./target --exclude=./fuzz/target --exclude=./fuzz/artifacts . |
+    tar --extract --touch --directory="$elsewhere"
   CARGO_TARGET_DIR=$other "$elsewhere/deploy/images/build" --out "$second"
   for image in "$first"/*.tar; do
     cmp "$image" "$second/${image##*/}"
