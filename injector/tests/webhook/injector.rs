@@ -35,7 +35,9 @@ struct Lines {
 
 /// How an injector is started.
 pub(crate) fn command(api: &Api, dir: &TempDir, injection: &str, more: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mantlet-injector"));
+    // A release build, where figures are wanted.
+    let other = std::env::var_os("TEST_INJECTOR");
+    let mut command = Command::new(other.unwrap_or_else(|| env!("CARGO_BIN_EXE_mantlet-injector").into()));
     // Nothing of the machine's environment configures what is tested.
     command.env_clear().env("RUST_BACKTRACE", "1").env("KUBECONFIG", api.kubeconfig());
     command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--namespace", NAMESPACE]);
