@@ -10,7 +10,7 @@ mod stop;
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Arc, atomic::AtomicBool},
     thread::JoinHandle,
     time::{Duration, SystemTime},
@@ -137,7 +137,7 @@ impl App {
         }
         let role = "admin";
         let bind_error = |source| StartError::Bind { addr: config.admin, role, source };
-        let admin = listener::bind(config.admin).map_err(bind_error)?;
+        let admin = bind_admin(config.admin, listener::bind).map_err(bind_error)?;
         let admin_addr = admin.local_addr().map_err(bind_error)?;
         listening(&log, role, admin_addr, None);
         let own_calls = match &config.intercept {
@@ -311,6 +311,19 @@ fn bind_all(
     Ok(addr)
 }
 
+/// Binds the admin listener. "Every address of both families" is every IPv4 address on a host without IPv6.
+fn bind_admin(
+    addr: SocketAddr,
+    bind: impl Fn(SocketAddr) -> io::Result<std::net::TcpListener>,
+) -> io::Result<std::net::TcpListener> {
+    match bind(addr) {
+        Err(error) if addr.ip() == Ipv6Addr::UNSPECIFIED && sys::is_no_family(&error) => {
+            bind(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), addr.port()))
+        }
+        bound => bound,
+    }
+}
+
 fn listening(log: &Log, role: &'static str, addr: SocketAddr, upstream: Option<String>) {
     let (addr, upstream) = (addr.to_string(), upstream.unwrap_or_default());
     log.event(
@@ -336,4 +349,21 @@ fn identity_config(config: &Config) -> Result<SourceConfig, StartError> {
 
 fn system(what: &'static str) -> impl Fn(io::Error) -> StartError {
     move |source| StartError::System { what, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_without_ipv6_still_answers_its_probes() {
+        let without_ipv6 = |addr: SocketAddr| match addr.is_ipv6() {
+            true => Err(io::Error::from_raw_os_error(97)), // EAFNOSUPPORT
+            false => listener::bind(addr),
+        };
+        let bound = bind_admin("[::]:0".parse().unwrap(), without_ipv6).unwrap();
+        assert!(bound.local_addr().unwrap().is_ipv4());
+        // An address that was asked for by name is not swapped for another.
+        assert!(bind_admin("[::1]:0".parse().unwrap(), without_ipv6).is_err());
+    }
 }
