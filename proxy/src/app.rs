@@ -36,7 +36,7 @@ use crate::{
     policy_watch::PolicyWatch,
     pool::Dialer,
     readiness::{Blocker, Readiness},
-    sys,
+    sys, vital,
     worker::{Route, Worker},
 };
 
@@ -93,6 +93,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
         sys::exit_with_parent(parent).map_err(system("the parent watch"))?;
     }
     let level = log::start_process_log(config.log);
+    vital::log_panics();
     let access = match config.access_log {
         AccessLog::Off => log::Access::Off,
         AccessLog::Errors => log::Access::Errors,
@@ -171,13 +172,13 @@ impl App {
 
         let source = IdentitySource::new(identity_config(&config)?);
         let identity = source.handle();
-        tokio::spawn(follow_identity(identity.clone(), readiness.blocker("identity")));
-        tokio::spawn(source.run());
+        vital::spawn("identity status", follow_identity(identity.clone(), readiness.blocker("identity")));
+        vital::spawn("identity source", source.run());
 
         let policy_watch =
             PolicyWatch::new(&config, identity.clone(), readiness.blocker("policy")).logging(log.clone());
         let policy = policy_watch.handle();
-        tokio::spawn(policy_watch.run());
+        vital::spawn("policy watch", policy_watch.run());
 
         let fleet = destinations.run(&config, &identity, &readiness, &metrics, &log);
 
@@ -189,7 +190,7 @@ impl App {
 
         let admission =
             Admission::new(config.max_connections, config.max_connections_per_peer, config.max_requests);
-        tokio::spawn(memory::watch(config.max_memory, Arc::clone(&admission)));
+        vital::spawn("memory", memory::watch(config.max_memory, Arc::clone(&admission)));
         let sockets = listeners.iter().map(Vec::len).sum();
         let dialer = Dialer::new(
             identity.clone(),
@@ -243,7 +244,7 @@ impl App {
         });
         let sources = Arc::new(sources);
         let admin = TcpListener::from_std(admin).map_err(system("the admin listener"))?;
-        tokio::spawn(admin::serve(admin, Arc::clone(&sources)));
+        vital::spawn("admin", admin::serve(admin, Arc::clone(&sources)));
         if let Some(path) = &config.admin_socket {
             let socket = admin::Socket::bind(path).map_err(system("the admin socket"))?;
             tokio::spawn(admin::serve_socket(socket, sources));

@@ -35,6 +35,7 @@ use crate::{
     revoke::{Revoke, revocable},
     sys,
     tls::{self, ALPN_H2, ALPN_HTTP1, ALPN_TCP, Alpn, MeshStream, TlsError},
+    vital,
     vouch::Vouchers,
 };
 
@@ -171,6 +172,7 @@ async fn connection(
     };
 
     // phase: inbound 6 "HTTP: serve requests until the peer is done" | fails: broken HTTP, reset, revoked | close: eof, protocol, reset, policy, bundle, drain | metric: mantlet_http_requests_total
+    vital::test_panic("connection");
     let requests = RequestMetrics::new(Arc::clone(&inbound.metrics), Direction::Inbound, label);
     Box::pin(requests::serve(inbound, session, requests, (client_cert, direct), io, (drain, lifetime))).await
 }

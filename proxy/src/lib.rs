@@ -37,6 +37,7 @@ pub mod readiness;
 pub mod revoke;
 pub mod sys;
 pub mod tls;
+pub mod vital;
 pub mod vouch;
 pub mod watched;
 pub mod worker;
@@ -46,7 +47,8 @@ use std::{ffi::OsString, io::Write, process::ExitCode};
 use config::Loaded;
 
 /// The whole program: reads the configuration, runs the sidecar, and says how it ended.
-/// Exit codes: 0 stopped as told, 1 could not start, 2 the configuration is wrong.
+/// Exit codes: 0 stopped as told, 1 could not start, 2 the configuration is wrong, 70 a defect that the process
+/// does not survive (see [`vital`]).
 #[must_use]
 pub fn main(program: &'static str, arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match config::load(program, arguments, std::env::vars_os()) {

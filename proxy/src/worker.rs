@@ -19,6 +19,7 @@ use crate::{
     metrics::{CloseReason, Direction, Metrics},
     outbound::{self, Outbound},
     pool::Dialer,
+    vital::{self, Vital},
     vouch::Vouchers,
 };
 
@@ -75,6 +76,7 @@ impl Worker {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         self.metrics.watch(runtime.metrics());
         thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+            let _vital = Vital::new("worker");
             let result = runtime.block_on(self.run());
             // Connections that a forced stop left behind end here, each counted by its guard.
             drop(runtime);
@@ -128,7 +130,7 @@ impl Worker {
                     let serve = move |accepted, token: DrainToken| {
                         inbound::serve(Arc::clone(&inbound), accepted, token.of_peer())
                     };
-                    tokio::spawn(accept(listener, drain.clone(), alive.clone(), serve));
+                    vital::spawn("accept", accept(listener, drain.clone(), alive.clone(), serve));
                 }
                 Route::Outbound(_, directory) => {
                     let outbound = Arc::new(Outbound {
@@ -145,13 +147,13 @@ impl Worker {
                     });
                     let serve =
                         move |accepted, token| outbound::serve(Arc::clone(&outbound), accepted, token);
-                    tokio::spawn(accept(listener, drain.clone(), alive.clone(), serve));
+                    vital::spawn("accept", accept(listener, drain.clone(), alive.clone(), serve));
                 }
             }
         }
         drop(alive);
-        tokio::spawn(follow_policy(self.policy_changes, authorizer));
-        tokio::spawn(follow_identity(self.identity_changes, dialer, vouchers, pool, gone));
+        vital::spawn("policy", follow_policy(self.policy_changes, authorizer));
+        vital::spawn("identity", follow_identity(self.identity_changes, dialer, vouchers, pool, gone));
 
         let mut forced = drain;
         tokio::select! {
@@ -183,7 +185,10 @@ async fn accept<F>(
     loop {
         tokio::select! {
             biased;
-            accepted = listener.accept() => begin(accepted),
+            accepted = listener.accept() => {
+                vital::test_panic("accept");
+                begin(accepted);
+            }
             () = stopping.reached(Phase::Stopping) => break,
         }
     }
@@ -193,6 +198,7 @@ async fn accept<F>(
 /// Ends what a policy change, or the end of a grant, no longer allows.
 async fn follow_policy(mut changes: watch::Receiver<u64>, authorizer: Arc<Authorizer>) {
     while changes.changed().await.is_ok() {
+        vital::test_panic("policy");
         authorizer.rejudge();
     }
 }
@@ -219,7 +225,10 @@ async fn follow_identity(
         gone.send_replace(gone_since.is_some());
         let over = gone_since.unwrap_or_else(Instant::now) + WITHDRAWN_DRAIN;
         tokio::select! {
-            changed = changes.changed() => if changed.is_err() { return },
+            changed = changes.changed() => {
+                vital::test_panic("identity");
+                if changed.is_err() { return }
+            }
             () = time::sleep_until(over), if gone_since.is_some() => {
                 vouchers.end_all(CloseReason::Withdrawn);
                 // What comes until the identity is back is refused at the door.

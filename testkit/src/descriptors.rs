@@ -11,3 +11,12 @@ pub fn raise() -> usize {
     let now = getrlimit(Resource::Nofile).current;
     now.map_or(usize::MAX, |now| usize::try_from(now).unwrap_or(usize::MAX))
 }
+
+/// How many the process with this id has open.
+///
+/// # Panics
+/// When it is gone, or another user's.
+#[must_use]
+pub fn open(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).expect("a running process").count()
+}

@@ -41,7 +41,7 @@ const TIERS: &[&[&str]] = &[
     &["authz"],
     &["directory", "policy_watch", "probes", "tls", "vouch"],
     &["activity", "detect", "dns", "drain", "lifetime", "listener", "readiness", "revoke", "watched"],
-    &["addr", "config", "io", "limits", "log", "metrics", "sys"],
+    &["addr", "config", "io", "limits", "log", "metrics", "sys", "vital"],
 ];
 
 #[test]

@@ -14,6 +14,7 @@ use crate::{
     log::Log,
     metrics::Metrics,
     readiness::Readiness,
+    vital,
     worker::Route,
 };
 
@@ -72,11 +73,11 @@ impl Destinations {
     ) -> Fleet {
         let Self { names, fleet, lines, own, explicit, .. } = self;
         let (resolv_conf, hosts) = (config.reach.resolv_conf.clone(), config.reach.hosts.clone());
-        tokio::spawn(names.run(Resolver::new(resolv_conf, hosts, Arc::clone(metrics))));
+        vital::spawn("names", names.run(Resolver::new(resolv_conf, hosts, Arc::clone(metrics))));
         for explicit in explicit {
-            tokio::spawn(explicit.follow());
+            vital::spawn("addresses", explicit.follow());
         }
-        tokio::spawn(lines.clone().follow());
+        vital::spawn("upstreams", lines.clone().follow());
         let watch = LinesWatch {
             location: config.reach.upstreams.clone(),
             namespace: config.namespace.clone().unwrap_or_default(),
@@ -87,7 +88,7 @@ impl Destinations {
             metrics: Arc::clone(metrics),
             log: log.clone(),
         };
-        tokio::spawn(watch.run());
+        vital::spawn("upstreams watch", watch.run());
         fleet
     }
 }

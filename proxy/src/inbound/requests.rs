@@ -27,6 +27,7 @@ use crate::{
     log::{AccessLine, AccessRecord},
     metrics::{CloseReason, Counted, Direction, RequestGuard, RequestMetrics},
     revoke::Revoke,
+    vital,
 };
 
 /// An inbound connection that carries HTTP.
@@ -90,6 +91,7 @@ impl HttpConnection {
     async fn request(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         let grpc = headers::is_grpc(&request);
         let mut guard = self.requests.begin(request.method(), grpc);
+        vital::test_panic("request");
         let mut line = self.access_line(&request);
         let asks_to_leave = request.version() == Version::HTTP_11 && upgrade::asks(request.headers());
         let revoke = Revoke::current();

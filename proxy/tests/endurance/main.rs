@@ -15,5 +15,6 @@ mod memory;
 
 mod crowds;
 mod limits;
+mod panics;
 mod stalled;
 mod stop;
