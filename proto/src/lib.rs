@@ -1,7 +1,6 @@
-//! Generated messages and stubs: the SPIFFE Workload API.
+//! Generated messages and stubs: the SPIFFE Workload API, and the directory of a cluster.
 //!
-//! The code under `src/generated/` comes from `proto/workload.proto` and is
-//! committed: a build needs neither protoc nor a build script. How to make it
+//! The code under `src/generated/` comes from `proto/*.proto` and is committed: a build needs neither protoc nor a build script. How to make it
 //! again stands in this crate's README.
 
 /// The SPIFFE Workload API: messages, and behind the features `client` and
@@ -20,6 +19,13 @@ pub mod workload {
             include!("generated/google_protobuf.rs");
         }
     }
+}
+
+/// The directory of a cluster: what a sidecar asks the injector about addresses. The meaning of each
+/// field stands in `proto/directory.proto`.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
+pub mod directory {
+    include!("generated/directory.rs");
 }
 
 use std::fmt;
