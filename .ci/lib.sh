@@ -2,6 +2,10 @@
 
 parts=()
 current=start
+# A signal is not a success: without these, the shell would leave with the status of the last command.
+trap 'exit 130' INT
+trap 'exit 143' TERM
+trap 'exit 129' HUP
 
 # part NAME FUNCTION...: runs one part and keeps how long it took. The caller has `set -e`: the first
 # failing command ends the run, and `finish` names the part it was in.

@@ -1,7 +1,7 @@
 //! Generated messages and stubs: the SPIFFE Workload API, and the directory of a cluster.
 //!
-//! The code under `src/generated/` comes from `proto/*.proto` and is committed: a build needs neither protoc nor a build script. How to make it
-//! again stands in this crate's README.
+//! The code under `src/generated/` comes from `proto/*.proto` and is committed: a build needs
+//! neither protoc nor a build script. How to make it again stands in this crate's README.
 
 /// The SPIFFE Workload API: messages, and behind the features `client` and
 /// `server` the stubs. The method path is `/SpiffeWorkloadAPI/<Rpc>`.
