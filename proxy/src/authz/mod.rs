@@ -7,38 +7,30 @@
 mod in_flight;
 mod nearest;
 mod permit;
+mod session;
 mod show;
 mod target;
 
-use std::{
-    borrow::Cow,
-    net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::SystemTime,
-};
+use std::{borrow::Cow, sync::Arc, time::SystemTime};
 
 use http::Request;
 use mantlet_id::SpiffeId;
-use mantlet_identity::PeerIdentity;
-use mantlet_policy::{Decision, HttpFacts, ModeName, Peer, PeerView, PortProtocol, Reason, Verdict};
+use mantlet_policy::{Decision, HttpFacts, ModeName, PortProtocol, Reason, Verdict};
 
-use self::{in_flight::InFlight, nearest::Refused};
+use self::{in_flight::InFlight, nearest::Refused, session::Resolved};
 pub use self::{
     permit::{Permit, Permitted, RequestKind},
+    session::{Caller, Session},
     target::Facts,
 };
 use crate::{
-    activity::{Activity, Edge, Outcome, Subject},
+    activity::{Activity, Outcome, Subject},
     addr::{ClientAddr, OrigDst},
     directory::Destination,
     log::{AuditRecord, DecisionId, FindNearest, Log},
-    metrics::{CloseReason, DecisionCounters, Direction, Layer, Metrics, Text},
+    metrics::{CloseReason, Direction, Layer, Metrics, Text},
     policy_watch::{PolicyHandle, PolicySnapshot},
 };
-
-/// Most kinds of decisions whose counters a connection keeps at hand. Past it the counters are still
-/// exact, only looked up each time.
-const KEPT_COUNTERS: usize = 32;
 
 /// Judges callers and requests, for one worker.
 pub struct Authorizer {
@@ -47,35 +39,6 @@ pub struct Authorizer {
     metrics: Arc<Metrics>,
     activity: Activity,
     log: Log,
-}
-
-/// Who is calling.
-pub enum Caller {
-    /// A peer that has proved its identity.
-    Peer(Arc<PeerIdentity>),
-    /// Somebody at this address, without identity.
-    Plaintext(IpAddr),
-}
-
-/// One connection's caller, resolved against the policy once.
-pub struct Session {
-    caller: Caller,
-    client: ClientAddr,
-    orig_dst: OrigDst,
-    label: Text,
-    resolved: Mutex<Option<Resolved>>,
-    counters: Mutex<Vec<Counted>>,
-}
-
-/// A kind of decision, and its counters.
-struct Counted {
-    layer: Layer,
-    verdict: Verdict,
-    reason: Reason,
-    rule: Option<Arc<str>>,
-    audit_allow: Option<Arc<str>>,
-    counters: DecisionCounters,
-    edge: Arc<Edge>,
 }
 
 /// What the rules make of a port.
@@ -98,13 +61,6 @@ pub struct Denied {
     pub decision: Decision,
     /// Under which it stands in the audit log.
     pub id: DecisionId,
-}
-
-/// The caller under one generation of the policy.
-#[derive(Clone)]
-struct Resolved {
-    policy: Arc<PolicySnapshot>,
-    view: Arc<PeerView>,
 }
 
 /// What the audit log says of a request.
@@ -146,14 +102,7 @@ impl Authorizer {
         orig_dst: OrigDst,
         label: Text,
     ) -> Arc<Session> {
-        Arc::new(Session {
-            caller,
-            client,
-            orig_dst,
-            label,
-            resolved: Mutex::default(),
-            counters: Mutex::default(),
-        })
+        Arc::new(Session::new(caller, client, orig_dst, label))
     }
 
     /// Decides a request. What is permitted carries the target that was matched, and no other.
@@ -343,105 +292,4 @@ pub fn reason_text(decision: &Decision) -> Cow<'static, str> {
 
 fn rule_label(decision: &Decision) -> Text {
     decision.rule.clone().map_or_else(Text::none, Text::from)
-}
-
-// === impl Session ===
-
-impl Session {
-    /// Who is calling.
-    #[must_use]
-    pub fn caller(&self) -> &Caller {
-        &self.caller
-    }
-
-    /// Where the caller wanted to go.
-    #[must_use]
-    pub fn orig_dst(&self) -> OrigDst {
-        self.orig_dst
-    }
-
-    fn port(&self) -> u16 {
-        self.orig_dst.0.port()
-    }
-
-    /// Where the caller connected from.
-    #[must_use]
-    pub fn client(&self) -> ClientAddr {
-        self.client
-    }
-
-    /// The caller under `policy`: looked up again only when the policy has changed.
-    fn resolve(&self, policy: Arc<PolicySnapshot>) -> Resolved {
-        let mut resolved = lock(&self.resolved);
-        if let Some(known) = &*resolved
-            && known.policy.generation == policy.generation
-        {
-            return known.clone();
-        }
-        let view = Arc::new(policy.policy.view(self.caller.as_peer(), self.port()));
-        let fresh = Resolved { policy, view };
-        *resolved = Some(fresh.clone());
-        fresh
-    }
-
-    /// Counts a decision; the counters are looked up once per connection.
-    fn count(
-        &self,
-        layer: Layer,
-        decision: &Decision,
-        now: SystemTime,
-        find: impl FnOnce() -> (DecisionCounters, Arc<Edge>),
-    ) {
-        let mut counters = lock(&self.counters);
-        let same = |kept: &&Counted| {
-            kept.layer == layer
-                && kept.verdict == decision.verdict
-                && kept.reason == decision.reason
-                && kept.rule == decision.rule
-                && kept.audit_allow == decision.audit_allow
-        };
-        if let Some(kept) = counters.iter().find(same) {
-            kept.counters.count();
-            kept.edge.seen(now);
-            return;
-        }
-        let (found, edge) = find();
-        found.count();
-        edge.seen(now);
-        if counters.len() < KEPT_COUNTERS {
-            let Decision { verdict, reason, rule, audit_allow, .. } = decision.clone();
-            counters.push(Counted { layer, verdict, reason, rule, audit_allow, counters: found, edge });
-        }
-    }
-}
-
-// === impl Caller ===
-
-impl Caller {
-    /// The identity that was proved, if any.
-    #[must_use]
-    pub fn id(&self) -> Option<&SpiffeId> {
-        match self {
-            Self::Peer(peer) => Some(peer.id()),
-            Self::Plaintext(_) => None,
-        }
-    }
-
-    fn serial(&self) -> Option<&str> {
-        match self {
-            Self::Peer(peer) => Some(peer.serial()),
-            Self::Plaintext(_) => None,
-        }
-    }
-
-    fn as_peer(&self) -> Peer<'_> {
-        match self {
-            Self::Peer(peer) => Peer::Identity(peer.id()),
-            Self::Plaintext(addr) => Peer::Plaintext(*addr),
-        }
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
