@@ -50,7 +50,7 @@ pub use app::main;
 #[cfg(feature = "server")]
 pub use config::document as configuration_document;
 pub use subject::{Ready, Subject};
-pub use template::{Place, Template, Unreadable, places, templates};
+pub use template::{Mighty, Place, Template, Unreadable, places, templates};
 #[cfg(feature = "server")]
 pub use webhook::{MUTATE, VALIDATE};
 

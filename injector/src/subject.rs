@@ -11,6 +11,7 @@ use mantlet_policy::{
 use mantlet_redirect::ProxyPorts;
 
 use crate::admission::Admission;
+use crate::template::Mighty;
 use crate::{Installation, Template};
 
 /// One policy and what it belongs to: a pod template, or nothing but a text.
@@ -22,7 +23,8 @@ pub struct Subject {
     guardrails: Guardrails,
     limits: Limits,
     host_network: bool,
-    may_change_user: Vec<String>,
+    mighty: Vec<Mighty>,
+    is_injected: bool,
     init_containers: Vec<String>,
     proxy_ports: ProxyPorts,
     latches: Latches,
@@ -56,7 +58,8 @@ impl Subject {
             guardrails: installation.guardrails.clone(),
             limits: Limits::ANNOTATIONS,
             host_network: template.host_network,
-            may_change_user: template.may_change_user,
+            mighty: template.mighty,
+            is_injected: false,
             init_containers: template.init_containers,
             proxy_ports: ProxyPorts::default(),
             latches: Latches::new(),
@@ -73,16 +76,17 @@ impl Subject {
             guardrails,
             limits: Limits::FILES,
             host_network: false,
-            may_change_user: Vec::new(),
+            mighty: Vec::new(),
+            is_injected: false,
             init_containers: Vec::new(),
             proxy_ports: ProxyPorts::default(),
             latches: Latches::new(),
         }
     }
 
-    /// The same, where the sidecar's ports are not the usual ones.
-    pub(crate) fn with_ports(self, proxy_ports: ProxyPorts) -> Self {
-        Self { proxy_ports, ..self }
+    /// The same, of a pod that gets a sidecar with these ports.
+    pub(crate) fn injected(self, proxy_ports: ProxyPorts) -> Self {
+        Self { proxy_ports, is_injected: true, ..self }
     }
 
     /// What is read at admission; where it is wrong, which [`report`](Self::report) says, nothing.
@@ -132,12 +136,31 @@ impl Subject {
             let message = "a hostNetwork pod cannot be captured";
             report.errors.push(Diagnostic::general(Code::HostNetwork, "", message, help));
         }
-        for container in self.may_change_user.iter().filter(|_| set.is_configured()) {
-            let message = format!("container \"{container}\" may become the proxy's user");
-            let help = "run it as another user than 0, or drop the capability SETUID (drop: [ALL])";
-            report.warnings.push(Diagnostic::general(Code::ProxyUser, "", message, help));
+        if self.is_injected || set.is_configured() {
+            report.warnings.extend(self.past_the_sidecar());
         }
         report
+    }
+
+    /// One warning for all containers: the API server passes few on.
+    fn past_the_sidecar(&self) -> Option<Diagnostic> {
+        // Nearly every pod leaves its user to its image. Whoever asks about a policy is not told of that.
+        let found: Vec<&Mighty> =
+            self.mighty.iter().filter(|mighty| mighty.is_root || self.is_injected).collect();
+        let mut capabilities: Vec<&str> =
+            found.iter().flat_map(|mighty| mighty.capabilities.iter().copied()).collect();
+        capabilities.sort_unstable();
+        capabilities.dedup();
+        let named: Vec<String> =
+            found.iter().map(|mighty| format!("\"{}\"", mighty.container.escape_debug())).collect();
+        let who = match named.as_slice() {
+            [] => return None,
+            [one] => format!("container {one}"),
+            [one, more @ ..] => format!("container {one} and {} more", more.len()),
+        };
+        let message = format!("{who} may be root with {}", capabilities.join(", "));
+        let help = "they lead past the sidecar; write drop: [ALL]";
+        Some(Diagnostic::general(Code::PastTheSidecar, "", message, help))
     }
 
     /// The compiled policy.

@@ -25,11 +25,26 @@ pub struct Template {
     pub ports: Vec<NamedPort>,
     /// Whether the pod is in the network of its node.
     pub host_network: bool,
-    /// The containers that can become any user they like.
-    pub may_change_user: Vec<String>,
+    /// The containers that may have capabilities which lead past the sidecar.
+    pub mighty: Vec<Mighty>,
     /// The init containers, in their order.
     pub init_containers: Vec<String>,
 }
+
+/// A container that may have capabilities which lead past the sidecar, by default and not by asking.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Mighty {
+    /// Its name.
+    pub container: String,
+    /// Whether it says that it runs as root. Otherwise its image may say so, which is not known here.
+    pub is_root: bool,
+    /// Which of [`DEFAULTS`] it keeps.
+    pub capabilities: Vec<&'static str>,
+}
+
+/// What container runtimes give to root by default, and leads past the sidecar: frames of its own making, and
+/// the user and group that interception lets pass.
+const DEFAULTS: [&str; 3] = ["NET_RAW", "SETGID", "SETUID"];
 
 /// Why an object cannot be read.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -190,7 +205,7 @@ fn template(document: &Value, pod: &Value) -> Result<Template, Unreadable> {
         service_account: service_account.unwrap_or_else(|| "default".to_owned()),
         ports: ports(spec),
         host_network: spec.get("hostNetwork").and_then(Value::as_bool) == Some(true),
-        may_change_user: may_change_user(spec),
+        mighty: mighty(spec),
         init_containers: named(spec, "initContainers"),
         kind,
         name,
@@ -205,31 +220,41 @@ fn named(spec: &Value, list: &str) -> Vec<String> {
         .collect()
 }
 
-/// The containers that say they run as root and keep SETUID. What an image says about its user is not known here.
-fn may_change_user(spec: &Value) -> Vec<String> {
+/// The containers that may be root and keep capabilities which root has by default.
+fn mighty(spec: &Value) -> Vec<Mighty> {
     let list = |field: &str| spec.get(field).and_then(Value::as_array).into_iter().flatten();
-    let is_root = |container: &&Value| {
-        let user = |of: &Value| of.pointer("/securityContext/runAsUser").and_then(Value::as_i64);
-        user(container).or_else(|| user(spec)) == Some(0)
-    };
-    let keeps_setuid = |container: &&Value| {
-        let names = |list: &str, wanted: [&str; 2]| {
+    let all = list("initContainers").chain(list("containers"));
+    let mighty = |container: &Value| {
+        let said = |name: &str| {
+            let of = |of: &'_ Value| of.get("securityContext").and_then(|context| context.get(name)).cloned();
+            of(container).or_else(|| of(spec)).unwrap_or_default()
+        };
+        let user = said("runAsUser").as_i64();
+        if user.is_some_and(|user| user != 0) || said("runAsNonRoot") == true {
+            return None;
+        }
+        let privileged = container.pointer("/securityContext/privileged") == Some(&Value::Bool(true));
+        let names = |list: &str, wanted: &str| {
             let names = container.pointer(list).and_then(Value::as_array).into_iter().flatten();
             names.filter_map(Value::as_str).any(|name| {
-                let name = name.strip_prefix("CAP_").unwrap_or(name);
-                wanted.contains(&name)
+                let name = name.to_ascii_uppercase();
+                [wanted, "ALL"].contains(&name.strip_prefix("CAP_").unwrap_or(&name))
             })
         };
-        let privileged = container.pointer("/securityContext/privileged").and_then(Value::as_bool);
-        // Runtimes give it by default, and what is dropped and added again is there.
-        privileged == Some(true)
-            || names("/securityContext/capabilities/add", ["SETUID", "ALL"])
-            || !names("/securityContext/capabilities/drop", ["SETUID", "ALL"])
+        // What is dropped and added again is there.
+        let keeps = |name: &str| {
+            privileged
+                || names("/securityContext/capabilities/add", name)
+                || !names("/securityContext/capabilities/drop", name)
+        };
+        let name = container.get("name").and_then(Value::as_str).unwrap_or(UNNAMED);
+        Some(Mighty {
+            container: name.to_owned(),
+            is_root: user == Some(0),
+            capabilities: DEFAULTS.into_iter().filter(|name| keeps(name)).collect(),
+        })
     };
-    let named =
-        |container: &Value| container.get("name").and_then(Value::as_str).unwrap_or("(unnamed)").to_owned();
-    let all = list("initContainers").chain(list("containers"));
-    all.filter(is_root).filter(keeps_setuid).map(named).collect()
+    all.filter_map(mighty).filter(|mighty| !mighty.capabilities.is_empty()).collect()
 }
 
 /// The declared ports of the containers that run beside each other.

@@ -81,7 +81,7 @@ codes! {
     AbsentHeader = "W209", "a grant that holds because something is missing";
     NoPolicy = "W210", "no policy: everything is denied";
     DenyNotForeign = "W211", "the deny does not cover all callers of its port";
-    ProxyUser = "W212", "a container may become the proxy's user";
+    PastTheSidecar = "W212", "a container may get past the sidecar";
     PlaintextOpaque = "W215", "plaintext on an opaque port";
     NotCaptured = "W216", "connections that are not captured";
 }

@@ -278,7 +278,7 @@ fn every_code_of_the_language_is_raised_by_a_test() {
         // raised by whoever sees the pod: the injector and the command line
         Code::AnnotationValue,
         Code::HostNetwork,
-        Code::ProxyUser,
+        Code::PastTheSidecar,
         Code::NotCaptured,
     ];
     let raised: BTreeSet<Code> = ERRORS

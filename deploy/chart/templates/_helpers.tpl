@@ -226,5 +226,6 @@ profile: {{ .Values.profile }}
 excludedNamespaces: {{ include "mantlet.excluded" . }}
 refusedRuntimeClasses: {{ toJson .Values.refusedRuntimeClasses }}
 agentDirectories: {{ include "mantlet.agentDirectories" . }}
+agentDrivers: {{ list .Values.workloadApi.driver | toJson }}
 allowPrivileged: {{ .Values.allowPrivileged }}
 {{- end -}}

@@ -168,6 +168,9 @@ fn check(document: &Document, mistakes: &mut Vec<String>) {
     for directory in directories.iter().filter(|directory| !is_directory(directory)) {
         mistakes.push(format!("\"{}\" is no folder of a node: write /a/b", directory.escape_debug()));
     }
+    if document.agent_drivers.iter().any(String::is_empty) {
+        mistakes.push("agentDrivers: a driver has no name".to_owned());
+    }
     for network in &document.mesh_cidrs {
         mistakes.extend(Cidr::parse(network).err().map(|problem| format!("meshCidrs: {problem}")));
     }

@@ -21,7 +21,7 @@ pub(super) const METRICS_PORT: &str = "mantlet-metrics";
 
 const ANNOTATIONS: &str = "mantlet-annotations";
 const ADMIN: &str = "mantlet-admin";
-const WORKLOAD_API: &str = "mantlet-workload-api";
+pub(super) const WORKLOAD_API: &str = "mantlet-workload-api";
 const NO_TOKEN: &str = "mantlet-no-token";
 /// The volumes that are ours.
 pub(super) const VOLUMES: [&str; 4] = [ANNOTATIONS, ADMIN, WORKLOAD_API, NO_TOKEN];

@@ -54,8 +54,11 @@ pub struct Document {
     pub refused_runtime_classes: Vec<String>,
     /// Folders of the node that give access to the SPIRE agent: no pod may mount them by hand.
     pub agent_directories: Vec<String>,
-    /// Let containers be privileged, or have capabilities that undo interception: a warning in place of
-    /// a refusal.
+    /// CSI drivers that give access to it: as above. The one of [`workload_api`](Self::workload_api) is
+    /// always among them.
+    pub agent_drivers: Vec<String>,
+    /// Let containers be privileged, have capabilities that undo interception, or see the processes of
+    /// the node: a warning in place of a refusal.
     pub allow_privileged: bool,
 }
 
@@ -310,6 +313,7 @@ impl Default for Document {
             ]),
             refused_runtime_classes: strings(&["gvisor", "runsc"]),
             agent_directories: strings(&["/run/spire/agent-sockets"]),
+            agent_drivers: vec![csi_driver()],
             allow_privileged: false,
         }
     }

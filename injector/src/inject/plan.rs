@@ -47,7 +47,7 @@ impl<'a> Plan<'a> {
         let template = template::of_pod(pod.object).map_err(unreadable)?;
         let ports = template.ports.clone();
         let installation = config.installation(&input.namespace.name);
-        let subject = Subject::of_template(template, &installation).with_ports(document.proxy_ports());
+        let subject = Subject::of_template(template, &installation).injected(document.proxy_ports());
         let report = subject.report(input.now);
         let mut problems: Vec<Problem> = report
             .errors

@@ -65,7 +65,7 @@ reasons! {
     Sandbox = Denied "sandbox", "interception does not work in this runtime class";
     ProxyUser = Denied "proxy_user", "a container would run as the sidecar's user or group";
     Privileged = Denied "privileged", "a container could undo interception";
-    AgentSocket = Denied "agent_socket", "a volume gives the pod the SPIRE agent's socket";
+    AgentSocket = Denied "agent_socket", "a container would have the SPIRE agent's socket";
     NameCollision = Denied "name_collision", "something in the pod has a name of ours";
     PortCollision = Denied "port_collision", "a container port is one of the sidecar's";
     ProbePort = Denied "probe_port", "a probe or hook names a port that its container does not have";

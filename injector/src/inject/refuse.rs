@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::config::Config;
-use super::containers::{INIT, METRICS_PORT, PROXY, VOLUMES};
+use super::containers::{INIT, METRICS_PORT, PROXY, VOLUMES, WORKLOAD_API};
 use super::document::WorkloadApi;
 use super::outcome::Problem;
 use super::pod::{Container, Pod, items, member, text};
@@ -60,6 +60,17 @@ pub(super) fn refuse(
         for (reason, text) in ports(&container, document) {
             refuse(reason, text);
         }
+        for (reason, text) in mounts(&container, &container.shown(), spec, document) {
+            refuse(reason, text);
+        }
+    }
+    if is(spec, "hostPID") {
+        let text = "hostPID shows the pod the processes of its node, the sidecars among them";
+        if document.allow_privileged {
+            warnings.push(format!("{text}; this installation lets it"));
+        } else {
+            refuse(Reason::Privileged, text.to_owned());
+        }
     }
     for volume in pod.volumes() {
         let name = text(volume, "name").unwrap_or_default();
@@ -90,15 +101,20 @@ pub fn refuse_ephemeral(pod: &Value, config: &Config) -> Vec<Problem> {
         name: text(value, "name").unwrap_or_default(),
         value,
     });
+    let document = config.document();
     let mut problems = Vec::new();
     for container in containers {
         let shown = format!("ephemeral container \"{}\"", container.name.escape_debug());
-        let users = same_user(container.value, &shown, config.document());
+        let users = same_user(container.value, &shown, document);
         problems.extend(users.into_iter().map(|text| Problem::new(Reason::ProxyUser, text)));
-        if !config.document().allow_privileged {
+        if !document.allow_privileged {
             problems
                 .extend(powers(&container).into_iter().map(|text| Problem::new(Reason::Privileged, text)));
         }
+        // What the sidecar administers itself by is of use to who looks into a pod; the socket never is.
+        let mounts = mounts(&container, &shown, spec, document).into_iter();
+        let mounts = mounts.filter(|(reason, _)| *reason == Reason::AgentSocket);
+        problems.extend(mounts.map(|(reason, text)| Problem::new(reason, text)));
     }
     problems
 }
@@ -167,6 +183,45 @@ fn ports(container: &Container<'_>, document: &Document) -> Vec<(Reason, String)
     found
 }
 
+/// What a container mounts that is the sidecar's alone: the agent's socket, by whatever volume, and the
+/// volumes that are added for the sidecar.
+fn mounts(
+    container: &Container<'_>,
+    shown: &str,
+    spec: &Value,
+    document: &Document,
+) -> Vec<(Reason, String)> {
+    let is_agents = |name: &str| {
+        let volumes = items(spec, "volumes").iter();
+        let mut named = volumes.filter(|volume| text(volume, "name") == Some(name));
+        name == WORKLOAD_API
+            || named.any(|v| has_agent_driver(v, document) || agent_directory(v, document).is_some())
+    };
+    let names = items(container.value, "volumeMounts").iter().filter_map(|mount| text(mount, "name"));
+    let found = names.filter_map(|name| {
+        if is_agents(name) {
+            let text = format!(
+                "{shown} mounts the socket of the SPIRE agent by volume \"{}\": only the sidecar may have it",
+                name.escape_debug()
+            );
+            return Some((Reason::AgentSocket, text));
+        }
+        let text = format!("{shown} mounts the volume \"{name}\" of the sidecar's: remove the mount");
+        VOLUMES.contains(&name).then_some((Reason::NameCollision, text))
+    });
+    found.collect()
+}
+
+/// Whether a volume is of a CSI driver that gives access to the SPIRE agent.
+fn has_agent_driver(volume: &Value, document: &Document) -> bool {
+    let Some(driver) = member(volume, "csi").and_then(|csi| text(csi, "driver")) else { return false };
+    let by_value = match &document.workload_api {
+        WorkloadApi::Csi { driver, .. } => Some(driver),
+        WorkloadApi::HostPath { .. } => None,
+    };
+    document.agent_drivers.iter().chain(by_value).any(|known| known == driver)
+}
+
 /// The folder of the SPIRE agent that a volume lets the pod see: the folder itself, what is in it, or
 /// what it is in.
 fn agent_directory(volume: &Value, document: &Document) -> Option<String> {
@@ -202,15 +257,15 @@ fn parts(path: &str) -> Vec<&str> {
     parts
 }
 
+fn is(spec: &Value, field: &str) -> bool {
+    spec.get(field).and_then(Value::as_bool) == Some(true)
+}
+
 fn warn(spec: &Value, pod: Pod<'_>, document: &Document, warnings: &mut Vec<String>) {
-    let is = |field: &str| spec.get(field).and_then(Value::as_bool) == Some(true);
-    if is("shareProcessNamespace") {
+    if is(spec, "shareProcessNamespace") {
         let text =
             "shareProcessNamespace: a container that runs as root can read the sidecar's memory, its key too";
         warnings.push(text.to_owned());
-    }
-    if is("hostPID") {
-        warnings.push("hostPID: a container that runs as root can leave the pod's network".to_owned());
     }
     let scraped = pod.annotation("prometheus.io/port").and_then(|port| port.trim().parse::<u16>().ok());
     if let Some(port) = scraped.filter(|port| *port != document.ports.health) {

@@ -2,7 +2,8 @@
 //!
 //! `injector/tests/manifests/*.yaml` are our own; each names the public manifest whose traits it has.
 //! Beside each stands what it becomes, read by hand: `TEST_BLESS=1` writes it anew, and a person looks at
-//! the difference. Version and fingerprint are left out: they change without the result changing.
+//! the difference. Where every test is required, as in CI, nothing is written. Version and fingerprint are
+//! left out: they change without the result changing.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -52,6 +53,8 @@ fn manifest(name: &str) -> Vec<Template> {
     let shown = shown.replace(&format!(":{}\"", env!("CARGO_PKG_VERSION")), ":VERSION\"");
     let golden = folder.join(format!("{name}.golden"));
     if std::env::var_os("TEST_BLESS").is_some() {
+        let required = std::env::var_os("TEST_REQUIRE_ALL").is_some();
+        assert!(!required, "{name}: with TEST_REQUIRE_ALL nobody reads what TEST_BLESS writes");
         std::fs::write(&golden, &shown).expect("a writable folder");
     }
     let expected = std::fs::read_to_string(&golden).unwrap_or_default();

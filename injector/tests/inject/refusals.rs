@@ -150,6 +150,14 @@ fn d58_an_ephemeral_container_is_held_to_the_same() {
     assert_eq!(with(json!({"privileged": true})), [Reason::Privileged]);
     assert_eq!(with(json!({"runAsUser": 0})), []);
     assert_eq!(with(json!(null)), []);
+    let mounts = |volume: &str| {
+        let mut pod = here.injected(&pod(json!({})));
+        let mounts = json!([{"name": volume, "mountPath": "/x"}]);
+        pod["spec"]["ephemeralContainers"] = json!([{"name": "debug", "volumeMounts": mounts}]);
+        refuse_ephemeral(&pod, &here.config).iter().map(|problem| problem.reason).collect::<Vec<_>>()
+    };
+    assert_eq!(mounts("mantlet-workload-api"), [Reason::AgentSocket]);
+    assert_eq!(mounts("mantlet-admin"), [], "it may look into the sidecar");
 }
 
 #[test]
@@ -185,6 +193,92 @@ fn the_agent_s_socket_reaches_the_sidecar_alone() {
             .to_string()
             .contains("unix:///run/mantlet/workload-api/api.sock")
     );
+}
+
+#[test]
+fn a_container_that_mounts_what_is_the_sidecar_s_alone_is_refused() {
+    let here = Surroundings::default();
+    let own = |driver: &str| json!([{"name": "own", "csi": {"driver": driver, "readOnly": true}}]);
+    let mounts =
+        |volume: &str| json!([{"name": "app", "volumeMounts": [{"name": volume, "mountPath": "/x"}]}]);
+    for list in ["containers", "initContainers"] {
+        let refused = |here: &Surroundings, driver: &str, volume: &str| {
+            let mut pod = pod(json!({"volumes": own(driver)}));
+            if list == "initContainers" {
+                pod["spec"]["containers"][0]["name"] = json!("other");
+            }
+            pod["spec"][list] = mounts(volume);
+            reasons(here, &pod)
+        };
+        assert_eq!(refused(&here, "csi.spiffe.io", "own"), [Reason::AgentSocket], "by hand");
+        assert_eq!(refused(&here, "csi.other.test", "own"), [Reason::Injected]);
+        assert_eq!(refused(&here, "csi.other.test", "mantlet-workload-api"), [Reason::AgentSocket]);
+        for ours in ["mantlet-admin", "mantlet-annotations", "mantlet-no-token"] {
+            assert_eq!(refused(&here, "csi.other.test", ours), [Reason::NameCollision], "{ours}");
+        }
+        let another = Surroundings::with(|document| {
+            document.workload_api =
+                WorkloadApi::Csi { driver: "csi.other.test".to_owned(), socket: "api.sock".to_owned() };
+        });
+        assert_eq!(refused(&another, "csi.other.test", "own"), [Reason::AgentSocket]);
+        // Where the sidecar has a folder of the node, the driver may be there all the same.
+        let by_path = Surroundings::with(|document| {
+            document.workload_api =
+                WorkloadApi::HostPath { directory: "/srv/agent".to_owned(), socket: "api.sock".to_owned() };
+            document.agent_drivers = vec!["csi.third.test".to_owned()];
+        });
+        assert_eq!(refused(&by_path, "csi.third.test", "own"), [Reason::AgentSocket]);
+        assert_eq!(refused(&by_path, "csi.spiffe.io", "own"), [Reason::Injected]);
+    }
+}
+
+#[test]
+fn the_node_s_processes_are_refused_and_those_of_the_pod_are_warned_of() {
+    let node = pod(json!({"hostPID": true}));
+    assert_eq!(reasons(&Surroundings::default(), &node), [Reason::Privileged]);
+    let lax = Surroundings::with(|document| document.allow_privileged = true).inject(&node);
+    assert_eq!(lax.reason(), Reason::Injected);
+    assert!(lax.warnings.iter().any(|warning| warning.contains("hostPID")), "{lax:?}");
+    let shared = Surroundings::default().inject(&pod(json!({"shareProcessNamespace": true})));
+    assert_eq!(shared.reason(), Reason::Injected);
+    assert!(shared.warnings.iter().any(|warning| warning.contains("shareProcessNamespace")), "{shared:?}");
+}
+
+#[test]
+fn capabilities_that_root_has_by_default_and_that_lead_past_the_sidecar_are_warned_of() {
+    let of = |whole: Value, own: Value| {
+        let mut pod = pod(json!({"securityContext": whole}));
+        pod["spec"]["containers"][0]["securityContext"] = own;
+        let outcome = Surroundings::default().inject(&pod);
+        assert_eq!(outcome.reason(), Reason::Injected, "{}", outcome.message());
+        let found: Vec<String> =
+            outcome.warnings.into_iter().filter(|warning| warning.starts_with("W212")).collect();
+        assert!(found.len() <= 1, "{found:?}");
+        found.into_iter().next()
+    };
+    let all = "NET_RAW, SETGID, SETUID";
+    for (whole, own, kept) in [
+        (json!({}), json!({}), all),
+        (json!({"runAsUser": 0}), json!({}), all),
+        (json!({"runAsUser": 1000}), json!({"runAsUser": 0}), all),
+        (json!({"runAsNonRoot": true}), json!({"runAsNonRoot": false}), all),
+        (json!({}), json!({"capabilities": {"drop": ["NET_RAW"]}}), "SETGID, SETUID"),
+        (json!({}), json!({"capabilities": {"drop": ["SETUID", "cap_setgid"]}}), "NET_RAW"),
+        (json!({}), json!({"capabilities": {"drop": ["ALL"], "add": ["SETGID"]}}), "SETGID"),
+    ] {
+        let warning = of(whole.clone(), own.clone()).unwrap_or_else(|| panic!("{whole} {own}"));
+        let expected = format!("W212 container \"app\" may be root with {kept}: ");
+        assert!(warning.starts_with(&expected) && warning.len() <= 120, "{warning}");
+    }
+    for (whole, own) in [
+        (json!({"runAsUser": 1000}), json!({})),
+        (json!({"runAsNonRoot": true}), json!({})),
+        (json!({"runAsUser": 0}), json!({"runAsUser": 5})),
+        (json!({}), json!({"capabilities": {"drop": ["all"]}})),
+        (json!({}), json!({"capabilities": {"drop": ["SETUID", "SETGID", "NET_RAW"]}})),
+    ] {
+        assert_eq!(of(whole.clone(), own.clone()), None, "{whole} {own}");
+    }
 }
 
 #[test]

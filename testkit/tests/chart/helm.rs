@@ -49,6 +49,7 @@ injector:
   affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: a, operator: Exists}]}]}}}
   podLabels: {team: platform}
   podAnnotations: {note: "yes"}
+admissionPolicy: {liveEdits: {restricted: true, groups: [platform, "oncall \"eu\""]}}
 networkPolicy: {apiServerCidrs: [192.0.2.0/24], metricsFrom: {team: observers}}
 monitoring:
   labels: {release: prometheus}

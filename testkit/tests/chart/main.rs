@@ -4,6 +4,8 @@
 
 use std::path::{Path, PathBuf};
 
+mod agreement;
+mod edits;
 mod files;
 mod helm;
 mod pods;

@@ -13,7 +13,7 @@ use crate::helm::{Helm, LEAST, NAMESPACE, config};
 use crate::pods::{injected, injected_by, plain, with};
 
 /// The chart without its webhooks, its rules in force. Namespace `shop` asks for sidecars, `bazaar` does not.
-async fn start(peers: &RealPeers, values: &str) -> Arc<ApiServer> {
+pub(crate) async fn start(peers: &RealPeers, values: &str) -> Arc<ApiServer> {
     let server = ApiServer::start(peers).await;
     server.namespace(NAMESPACE, &[]).await;
     server.namespace("shop", &[("mantlet.dev/inject", "enabled")]).await;

@@ -216,8 +216,8 @@ async fn what_is_switched_off_is_not_there() {
     let (least, everything, bare) =
         (helm.objects(LEAST).await, helm.objects(EVERYTHING).await, helm.objects(BARE).await);
     for (kind, counts) in [
-        ("ValidatingAdmissionPolicy", [3, 3, 0]),
-        ("ValidatingAdmissionPolicyBinding", [4, 4, 0]),
+        ("ValidatingAdmissionPolicy", [3, 4, 0]),
+        ("ValidatingAdmissionPolicyBinding", [4, 5, 0]),
         ("NetworkPolicy", [1, 1, 0]),
         ("PodDisruptionBudget", [1, 1, 0]),
         ("ServiceMonitor", [0, 1, 0]),
