@@ -157,7 +157,7 @@ async fn run(config: Config) -> Result<(), Fatal> {
         metrics,
         log: log.clone(),
         logged: config.admissions,
-        limits: webhook::Limits::default(),
+        limits: webhook::Limits::new(config.head_timeout, config.connection_age),
     });
     let (stop, stopped) = watch::channel(false);
     let mut serving = tokio::spawn(webhook::serve(webhook, https, acceptor, config.max_connections, stopped));

@@ -151,6 +151,20 @@ pub(super) const MAX_CONNECTIONS: Key = key(
     Kind::Count(2, 65_536),
     "Connections to --listen at a time; one address has at most half of them.",
 );
+pub(super) const HEAD_TIMEOUT: Key = key(
+    "head-timeout",
+    "MANTLET_HEAD_TIMEOUT",
+    Some("15s"),
+    Kind::Duration(1, 5 * MINUTE),
+    "How long the head of a request may take to arrive with HTTP/1.1, and how long such a connection may be silent.",
+);
+pub(super) const CONNECTION_AGE: Key = key(
+    "connection-age",
+    "MANTLET_CONNECTION_AGE",
+    Some("5m"),
+    Kind::Duration(1, DAY),
+    "When a connection is asked to end, so that an API server finds new replicas. What is in flight is answered first.",
+);
 pub(super) const STOP_DELAY: Key = key(
     "stop-delay",
     "MANTLET_STOP_DELAY",
@@ -196,6 +210,8 @@ pub(super) static KEYS: &[Key] = &[
     SETTLE,
     POLL,
     MAX_CONNECTIONS,
+    HEAD_TIMEOUT,
+    CONNECTION_AGE,
     STOP_DELAY,
     DRAIN_DEADLINE,
     LOG_ADMISSIONS,

@@ -36,6 +36,8 @@ pub(crate) struct Config {
     pub(crate) settle: Duration,
     pub(crate) poll: Duration,
     pub(crate) max_connections: usize,
+    pub(crate) head_timeout: Duration,
+    pub(crate) connection_age: Duration,
     pub(crate) stop_delay: Duration,
     pub(crate) drain_deadline: Duration,
     pub(crate) admissions: Admissions,
@@ -150,6 +152,8 @@ impl Reader<'_> {
         let settle = self.duration(&keys::SETTLE);
         let poll = self.duration(&keys::POLL);
         let max_connections = self.count(&keys::MAX_CONNECTIONS);
+        let head_timeout = self.duration(&keys::HEAD_TIMEOUT);
+        let connection_age = self.duration(&keys::CONNECTION_AGE);
         let stop_delay = self.duration(&keys::STOP_DELAY);
         let drain_deadline = self.duration(&keys::DRAIN_DEADLINE);
         let admissions = self.word(&keys::LOG_ADMISSIONS);
@@ -175,6 +179,8 @@ impl Reader<'_> {
             settle: settle?,
             poll: poll?,
             max_connections: max_connections?,
+            head_timeout: head_timeout?,
+            connection_age: connection_age?,
             stop_delay: stop_delay?,
             drain_deadline: drain_deadline?,
             admissions: match admissions?.as_str() {

@@ -14,11 +14,6 @@ use crate::metrics::Handshake;
 
 /// Longest handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// Longest head of a request, and longest silence on a connection with HTTP/1.1.
-const HEAD: Duration = Duration::from_secs(15);
-/// When a connection is asked to end: an API server keeps one for as long as it lives, and would never find out that
-/// there is another replica.
-const AGE: Duration = Duration::from_secs(300);
 /// How long requests in flight may take once a connection is asked to end; longer than any deadline.
 const LAST: Duration = Duration::from_secs(31);
 /// Streams at a time. Go's client opens another connection for more.
@@ -66,23 +61,25 @@ async fn http2(webhook: Arc<Webhook>, tls: TlsStream<TcpStream>, stop: watch::Re
         .initial_connection_window_size(4 << 20)
         .keep_alive_interval(PING.0)
         .keep_alive_timeout(PING.1);
+    let age = webhook.limits.age;
     let service = service_fn(move |request| answer(Arc::clone(&webhook), request));
     let mut connection = pin!(http.serve_connection(TokioIo::new(tls), service));
     tokio::select! {
         _ = connection.as_mut() => return,
-        () = end(stop) => connection.as_mut().graceful_shutdown(),
+        () = end(stop, age) => connection.as_mut().graceful_shutdown(),
     }
     let _ = time::timeout(LAST, connection).await;
 }
 
 async fn http1(webhook: Arc<Webhook>, tls: TlsStream<TcpStream>, stop: watch::Receiver<bool>) {
     let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(HEADS as usize);
+    http.timer(TokioTimer::new()).header_read_timeout(webhook.limits.head).max_buf_size(HEADS as usize);
+    let age = webhook.limits.age;
     let service = service_fn(move |request| answer(Arc::clone(&webhook), request));
     let mut connection = pin!(http.serve_connection(TokioIo::new(tls), service));
     tokio::select! {
         _ = connection.as_mut() => return,
-        () = end(stop) => connection.as_mut().graceful_shutdown(),
+        () = end(stop, age) => connection.as_mut().graceful_shutdown(),
     }
     let _ = time::timeout(LAST, connection).await;
 }
@@ -95,10 +92,10 @@ async fn answer(
 }
 
 /// The moment to ask for an end: the process stops, or the connection is old.
-async fn end(mut stop: watch::Receiver<bool>) {
+async fn end(mut stop: watch::Receiver<bool>, age: Duration) {
     tokio::select! {
         // An error says that nobody can stop the process any more, which is no order to stop.
         Ok(_) = stop.wait_for(|stop| *stop) => {}
-        () = time::sleep(AGE) => {}
+        () = time::sleep(age) => {}
     }
 }

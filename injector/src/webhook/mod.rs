@@ -75,6 +75,11 @@ pub(crate) struct Limits {
     budget: Budget,
     /// One large document at a time.
     large: Semaphore,
+    /// Longest head of a request, and longest silence on a connection with HTTP/1.1.
+    head: Duration,
+    /// When a connection is asked to end: an API server keeps one for as long as it lives, and would never find out
+    /// that there is another replica.
+    age: Duration,
 }
 
 /// What was decided about an object, and how it is known.
@@ -131,9 +136,9 @@ fn log_panic(ended: &Result<(), tokio::task::JoinError>) {
 
 // === impl Limits ===
 
-impl Default for Limits {
-    fn default() -> Self {
-        Self { budget: Budget::default(), large: Semaphore::new(1) }
+impl Limits {
+    pub(crate) fn new(head: Duration, age: Duration) -> Self {
+        Self { budget: Budget::default(), large: Semaphore::new(1), head, age }
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use mantlet_testkit::wait::eventually;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use serde_json::json;
 use time::OffsetDateTime;
 
@@ -19,7 +20,7 @@ const DAY: time::Duration = time::Duration::DAY;
 
 /// A certificate and its key, as PEM.
 pub(crate) struct Pair {
-    certificate: String,
+    pub(crate) certificate: String,
     key: String,
 }
 
@@ -273,7 +274,50 @@ async fn an_authority_is_published_beside_the_old_one_before_anything_of_it_is_s
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_authority_leaves_the_bundle_when_its_last_certificate_is_over_and_no_call_fails() {
+    let api = Api::start().await;
+    // What the old authority has signed lives a few seconds, and so does what the next one signs.
+    let due = made((DAY * 300, DAY * 30), (time::Duration::SECOND * 10, time::Duration::SECOND * 9));
+    api.set_secret(&data(&due));
+    let flags = ["--certificate-life", "9s"];
+    let (one, two) = tokio::join!(Injector::with(&api, "{}", &flags), Injector::with(&api, "{}", &flags));
+    let calls = Calls::begin(&api, &[&one, &two]);
+    let old = due.0.certificate.trim();
+    eventually("both authorities in every bundle", async || {
+        api.bundles().iter().all(|bundle| count(bundle) == 2 && bundle.contains(old)).then_some(())
+    })
+    .await;
+    eventually("the old authority in no bundle", async || {
+        api.bundles().iter().all(|bundle| count(bundle) == 1 && !bundle.contains(old)).then_some(())
+    })
+    .await;
+    // Of the old authority nothing is left that somebody might still be shown.
+    let shown_until = CertificateDer::from_pem_slice(due.1.certificate.as_bytes()).unwrap();
+    let (_, shown_until) = x509_parser::parse_x509_certificate(&shown_until).unwrap();
+    let now = OffsetDateTime::now_utc().unix_timestamp();
+    assert!(shown_until.validity().not_after.timestamp() <= now + 1, "its certificate was not over");
+
+    let secret = api.secret().unwrap();
+    assert!(!secret.keys().any(|key| key.starts_with("previous-")), "{:?}", secret.keys());
+    let authority = api.bundles().remove(0);
+    assert_eq!(authority.trim(), secret["authority.crt"].trim());
+    for injector in [&one, &two] {
+        assert!(
+            Caller::try_connect(injector.addr, old).await.is_err(),
+            "of the old authority nothing is shown"
+        );
+        Caller::try_connect(injector.addr, &authority).await.unwrap();
+    }
+    for step in ["prepared", "promoted", "retired"] {
+        let labels = [("step", step)];
+        let all = one.metric("mantlet_injector_rotations_total", &labels).await
+            + two.metric("mantlet_injector_rotations_total", &labels).await;
+        assert_eq!(all, 1.0, "{step}, by one of them");
+    }
+    assert!(calls.end().await > 0);
+}
+
 fn der_of(pem: &str) -> Vec<u8> {
-    use rustls::pki_types::{CertificateDer, pem::PemObject as _};
     CertificateDer::from_pem_slice(pem.as_bytes()).unwrap().to_vec()
 }

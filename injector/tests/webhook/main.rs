@@ -10,6 +10,7 @@ mod client;
 mod cluster;
 mod events;
 mod injector;
+mod lives;
 mod load;
 mod operations;
 mod pods;

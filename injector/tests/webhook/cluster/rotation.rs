@@ -5,7 +5,7 @@ use mantlet_testkit::real_peers::RealPeers;
 use serde_json::json;
 
 use super::{Cluster, SYSTEM, has_sidecar, pod};
-use crate::api::base64;
+use crate::api::{base64, unbase64};
 use crate::certificates::{data, due_authority};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -24,7 +24,7 @@ async fn the_real_api_server_trusts_every_certificate_that_it_is_shown_through_a
         "metadata": {"name": "mantlet-injector-certificate", "namespace": SYSTEM}, "data": data,
     });
     server.create(&secret).await.unwrap();
-    let injector = cluster.injector(&["--certificate-settle", "1s"]).await;
+    let injector = cluster.injector(&["--certificate-settle", "1s", "--certificate-life", "9s"]).await;
     injector.event("ready").await;
     cluster.effective().await;
     let path = format!("/api/v1/namespaces/{SYSTEM}/secrets/mantlet-injector-certificate");
@@ -43,4 +43,27 @@ async fn the_real_api_server_trusts_every_certificate_that_it_is_shown_through_a
     }
     assert!(created > 0);
     injector.metric_reaches("mantlet_injector_rotations_total", &[("step", "promoted")], 1.0).await;
+
+    // And when the last certificate of the old authority is over, the API server is told to forget it.
+    let path = "/apis/admissionregistration.k8s.io/v1";
+    let old = due.0.certificate.trim().to_owned();
+    eventually("the old authority in no bundle", async || {
+        let created = server.try_create(&pod("shop", "api")).await.unwrap();
+        assert!(has_sidecar(&created));
+        for kind in ["mutatingwebhookconfigurations", "validatingwebhookconfigurations"] {
+            let found = server.get(&format!("{path}/{kind}/mantlet-injector")).await;
+            for hook in found["webhooks"].as_array().unwrap() {
+                let bundle = unbase64(hook["clientConfig"]["caBundle"].as_str().unwrap());
+                if String::from_utf8(bundle).unwrap().contains(&old) {
+                    return None;
+                }
+            }
+        }
+        Some(())
+    })
+    .await;
+    injector.metric_reaches("mantlet_injector_rotations_total", &[("step", "retired")], 1.0).await;
+    for _ in 0..5 {
+        server.try_create(&pod("shop", "api")).await.unwrap();
+    }
 }
