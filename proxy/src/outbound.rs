@@ -1,6 +1,9 @@
 //! One connection from the own application to a peer.
 
+mod under_way;
+
 use std::{
+    convert::Infallible,
     net::SocketAddr,
     pin::pin,
     sync::{Arc, Mutex, OnceLock, PoisonError},
@@ -11,15 +14,20 @@ use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use mantlet_id::SpiffeId;
 use mantlet_identity::PeerIdentity;
-use tokio::{net::TcpStream, sync::watch};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    sync::watch,
+};
 use tracing::debug;
 
+use self::under_way::UnderWay;
 use crate::{
     activity::{Edge, Outcome, Subject},
     authz::{Authorizer, Permit, Permitted},
     connection::{self, ConnectionError},
     detect,
-    directory::{Destination, Directory, EndpointProtocol, Endpoints, balance::Load, common_id},
+    directory::{Destination, Directory, EndpointProtocol, Endpoints, Standing, balance::Load, common_id},
     drain::DrainToken,
     forward,
     http::{
@@ -35,7 +43,7 @@ use crate::{
     log::{AccessLine, AccessRecord},
     metrics::{CloseReason, ConnectionGuard, Counted, Direction, Metrics, RequestMetrics, Text, Transport},
     pool::{Dialer, Reached},
-    revoke::revocable,
+    revoke::{Revoke, revocable},
     sys,
     tls::{ALPN_H2, ALPN_HTTP1, ALPN_TCP, Alpn, MeshStream},
     vouch::Vouchers,
@@ -75,6 +83,7 @@ struct HttpConnection {
     /// Where requests that the peer carried are counted.
     carried: OnceLock<Arc<Edge>>,
     switch: Switch,
+    under_way: Arc<UnderWay>,
     /// The weight of a connection that was switched to WebSocket.
     switched: Mutex<Option<Load>>,
 }
@@ -93,7 +102,12 @@ pub async fn serve(outbound: Arc<Outbound>, accepted: Accepted, drain: DrainToke
     let mut guard = ConnectionGuard::new(Arc::clone(&outbound.metrics), Direction::Outbound);
     let client = accepted.client;
     let line = outbound.authorizer.log().access_line("outbound", "tcp");
-    let reason = match revocable(connection(&outbound, accepted, drain, &mut guard)).await {
+    // As in `inbound::serve`.
+    let ended = revocable(async {
+        let outcome = connection(&outbound, accepted, drain, &mut guard).await;
+        Revoke::current().reason().map_or(outcome, Ok)
+    });
+    let reason = match ended.await {
         Ok(Ok(reason)) => reason,
         Ok(Err(error)) => {
             debug!(event = "outbound_failed", %client, error = &error as &dyn std::error::Error);
@@ -124,11 +138,11 @@ async fn connection(
     let endpoints = &match destination {
         Destination::Mesh(endpoints) => endpoints,
         // phase: outbound 2 "outside the mesh, by declaration: relay" | fails: not reachable, reset | close: connect, timeout, reset | metric: mantlet_upstream_connects_total
-        Destination::Passthrough { addr, .. } => {
+        Destination::Passthrough { addr, standing, .. } => {
             let upstream = outbound.dialer.plain(addr).await?;
             guard.opened(Transport::Plaintext, Text::none());
             let app = Counted::new(tcp, outbound.metrics.bytes(Direction::Outbound));
-            return passthrough(permit, app, upstream).await;
+            return passthrough(permit, app, upstream, &standing).await;
         }
         Destination::Refuse => return Err(ConnectionError::DestinationRefused),
     };
@@ -202,17 +216,27 @@ async fn relay(
         }
         () = lifetime.over(|| ()) => Ok(CloseReason::PeerExpired),
         // Who is to be there is somebody else by now, or nobody.
-        () = endpoints.over() => Ok(CloseReason::Policy),
+        () = endpoints.standing().over() => Ok(CloseReason::Policy),
     }
 }
 
-async fn passthrough(
+/// Relays bytes as they are, until one side is gone, or the destination is another.
+async fn passthrough<A, B>(
     permit: Permit,
-    app: Counted<TcpStream>,
-    upstream: TcpStream,
-) -> Result<CloseReason, ConnectionError> {
-    forward::tcp(permit, app, upstream).await.map_err(ConnectionError::Relay)?;
-    Ok(CloseReason::Eof)
+    downstream: A,
+    upstream: B,
+    standing: &Standing,
+) -> Result<CloseReason, ConnectionError>
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    tokio::select! {
+        relayed = forward::tcp(permit, downstream, upstream) => {
+            relayed.map(|()| CloseReason::Eof).map_err(ConnectionError::Relay)
+        }
+        () = standing.over() => Ok(CloseReason::Policy),
+    }
 }
 
 async fn http(
@@ -229,16 +253,19 @@ async fn http(
     let service = move |request| Arc::clone(&serving).request(request);
     // The application is not told that the own identity is gone: its requests fail with the reason. A
     // destination that is no longer what it was has to be looked up anew, by another connection.
-    let leave = connection.endpoints.over();
+    let leave = connection.endpoints.standing().over();
     let (fault, told) = (io.fault(), drain.clone());
-    let served = server::serve(io, version, service, connection.outbound.timeouts, drain, leave).await;
-    ConnectionError::served(served, &fault, told.must_tell())?;
+    tokio::select! {
+        served = server::serve(io, version, service, connection.outbound.timeouts, drain, leave) => {
+            ConnectionError::served(served, &fault, told.must_tell())?;
+        }
+        never = connection.end_with_destination() => match never {},
+    }
 
-    // phase: outbound 8 "WebSocket: HTTP is over, relay what was agreed to" | fails: a side is gone, reset | close: reset, bundle | metric: mantlet_connections_closed_total
+    // phase: outbound 8 "WebSocket: HTTP is over, relay what was agreed to" | fails: a side is gone, reset | close: reset, policy, bundle | metric: mantlet_connections_closed_total
     match connection.switch.switched().await.map_err(|error| ConnectionError::Serve(ServeError(error)))? {
         Some(Switched { permit, downstream, upstream }) => {
-            forward::tcp(permit, downstream, upstream).await.map_err(ConnectionError::Relay)?;
-            Ok(CloseReason::Eof)
+            passthrough(permit, downstream, upstream, connection.endpoints.standing()).await
         }
         None => Ok(CloseReason::Eof),
     }
@@ -265,8 +292,16 @@ impl HttpConnection {
             peer: label,
             carried: OnceLock::new(),
             switch: Switch::default(),
+            under_way: Arc::default(),
             switched: Mutex::default(),
         })
+    }
+
+    /// Ends the requests under way when the destination is no longer what it was.
+    async fn end_with_destination(&self) -> Infallible {
+        self.endpoints.standing().over().await;
+        self.under_way.end(CloseReason::Policy);
+        std::future::pending().await
     }
 
     /// Answers one request; whatever happens, there is an answer and one count.
@@ -274,7 +309,15 @@ impl HttpConnection {
         let grpc = headers::is_grpc(&request);
         let mut guard = self.requests.begin(request.method(), grpc);
         let mut line = self.access_line(&request);
-        match self.forward(request).await {
+        let revoke = Revoke::current();
+        let place = self.under_way.enter(revoke.clone());
+        revoke.request_begins();
+        let outcome = tokio::select! {
+            biased;
+            outcome = self.forward(request) => outcome,
+            reason = revoke.revoked() => Err(ConnectionError::Revoked(reason)),
+        };
+        match outcome {
             Ok(Forwarded { response, permit, addr }) => {
                 guard.answered(response.status(), response.headers(), response.body().waited());
                 self.count(Outcome::answered(response.headers().get(headers::DENIED)));
@@ -282,7 +325,12 @@ impl HttpConnection {
                     line.upstream(addr);
                     line.answered(response.status().as_u16(), None);
                 }
-                response.map(|body| body.with_scope(Box::new((guard, (line, permit)))))
+                revoke.response_begins(grpc);
+                let scope = Box::new((guard, (line, permit, place)));
+                response.map(|body| {
+                    let body = if grpc { body.ending_with_trailers(revoke) } else { body };
+                    body.with_scope(scope)
+                })
             }
             Err(error) => {
                 self.outbound.metrics.refused(error.limit());
@@ -300,6 +348,7 @@ impl HttpConnection {
                 // The caller is the application of this pod: it may know what happened.
                 let response = error.refusal(Some(""), id).into_response(grpc);
                 guard.answered(response.status(), response.headers(), None);
+                revoke.response_begins(true);
                 if let Some(line) = &mut line {
                     line.refused(response.status().as_u16(), error.close_reason().as_str(), id);
                 }
@@ -342,7 +391,7 @@ impl HttpConnection {
         connection::admit(&self.outbound.admission, &self.requests)?;
 
         // phase: outbound 6 "request: strip what belongs to this hop, say what the application spoke" | fails: the destination is another by now | close: policy | metric: -
-        if self.endpoints.are_over() {
+        if self.endpoints.standing().is_over() {
             return Err(ConnectionError::Revoked(CloseReason::Policy));
         }
         let spoken = headers::proto(request.version());

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 use mantlet_id::SpiffeId;
 use mantlet_identity::ExpectedPeer;
 
-use super::{Endpoint, EndpointProtocol, Endpoints, Fleet};
+use super::{Endpoint, EndpointProtocol, Endpoints, Fleet, Standing};
 use crate::{
     config::{UpstreamAddr, UpstreamProtocol},
     dns::{Names, Want},
@@ -41,7 +41,7 @@ impl Explicit {
         let want = names.want(hosts(&upstreams).map(str::to_owned).collect());
         let protocol = EndpointProtocol::declared(protocol);
         let explicit = Self {
-            endpoints: Endpoints::new(Vec::new(), protocol),
+            endpoints: Endpoints::new(Vec::new(), protocol, Standing::default()),
             upstreams,
             expected: ExpectedPeer::one_of(ids.iter().cloned()),
             protocol,

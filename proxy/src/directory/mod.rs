@@ -7,6 +7,7 @@ pub mod balance;
 mod explicit;
 mod fleet;
 mod lines;
+mod standing;
 mod table;
 mod watch;
 
@@ -15,13 +16,13 @@ use std::{net::SocketAddr, sync::Arc};
 use arc_swap::ArcSwap;
 use mantlet_id::SpiffeId;
 use mantlet_identity::ExpectedPeer;
-use tokio::sync::watch::Sender;
 
 use self::balance::Health;
 pub use self::{
     explicit::Explicit,
     fleet::Fleet,
     lines::Lines,
+    standing::Standing,
     table::{Answer, ApiServer, Found, Source, Table},
     watch::LinesWatch,
 };
@@ -38,6 +39,8 @@ pub enum Destination {
         addr: SocketAddr,
         /// Whether the bytes are HTTP by declaration.
         http: bool,
+        /// For how long.
+        standing: Standing,
     },
     /// Nobody may go there.
     Refuse,
@@ -52,7 +55,7 @@ pub struct Endpoints(Arc<Live>);
 struct Live {
     protocol: EndpointProtocol,
     current: ArcSwap<Vec<Endpoint>>,
-    ended: Sender<bool>,
+    standing: Standing,
 }
 
 /// One workload that can be dialled.
@@ -92,11 +95,11 @@ pub enum Directory {
 // === impl Endpoints ===
 
 impl Endpoints {
-    /// These, until they are replaced.
+    /// These, until they are replaced, for as long as `standing` says.
     #[must_use]
-    pub fn new(endpoints: Vec<Endpoint>, protocol: EndpointProtocol) -> Self {
-        let (current, ended) = (ArcSwap::from_pointee(endpoints), Sender::new(false));
-        Self(Arc::new(Live { protocol, current, ended }))
+    pub fn new(endpoints: Vec<Endpoint>, protocol: EndpointProtocol, standing: Standing) -> Self {
+        let current = ArcSwap::from_pointee(endpoints);
+        Self(Arc::new(Live { protocol, current, standing }))
     }
 
     /// How to speak to them, also while there are none.
@@ -111,24 +114,14 @@ impl Endpoints {
         self.0.current.load_full()
     }
 
-    /// Returns when the destination is no longer what it was: whoever uses it has to ask again.
-    pub async fn over(&self) {
-        // The sender lives as long as `self`.
-        let _ = self.0.ended.subscribe().wait_for(|ended| *ended).await;
-    }
-
-    /// Whether [`over`](Self::over) would return at once.
+    /// For how long the destination is what it is.
     #[must_use]
-    pub fn are_over(&self) -> bool {
-        *self.0.ended.borrow()
+    pub fn standing(&self) -> &Standing {
+        &self.0.standing
     }
 
     fn replace(&self, endpoints: Vec<Endpoint>) {
         self.0.current.store(Arc::new(endpoints));
-    }
-
-    fn end(&self) {
-        self.0.ended.send_replace(true);
     }
 
     /// Whether anybody else holds them.

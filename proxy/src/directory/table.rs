@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use mantlet_id::TrustDomain;
 use mantlet_identity::ExpectedPeer;
 
-use super::{Destination, Endpoint, EndpointProtocol, Endpoints, Fleet};
+use super::{Destination, Endpoint, EndpointProtocol, Endpoints, Fleet, Standing};
 use crate::{
     addr::OrigDst,
     config::{Defaults, Otherwise, Unknown, UpstreamAddr},
@@ -21,6 +21,12 @@ use crate::{
 pub trait Source: Send + Sync {
     /// What it says about connections to `wanted`.
     fn find(&self, wanted: OrigDst) -> Found<'_>;
+
+    /// For how long its silence about `wanted` holds, where it can come to say something. `passes`: what holds
+    /// meanwhile is that the bytes go on as they are.
+    fn silence(&self, _wanted: OrigDst, _passes: bool) -> Option<Standing> {
+        None
+    }
 }
 
 /// The answer of a [`Source`], which may take a moment.
@@ -73,12 +79,12 @@ impl Table {
         for source in &self.sources {
             match source.find(wanted).await {
                 Answer::Goes(destination) => return destination,
-                Answer::Unmeshed => return otherwise(self.defaults.unmeshed, wanted),
+                Answer::Unmeshed => return self.otherwise(self.defaults.unmeshed, wanted),
                 Answer::Silent => {}
             }
         }
         if !self.is_inside(wanted.0.ip()) {
-            return otherwise(self.defaults.external, wanted);
+            return self.otherwise(self.defaults.external, wanted);
         }
         match (self.defaults.unknown, self.own.get()) {
             (Unknown::AnyInTrustDomain, Some(own)) => {
@@ -89,10 +95,25 @@ impl Table {
                     protocol,
                     health: self.fleet.health(wanted.0),
                 };
-                Destination::Mesh(Endpoints::new(vec![endpoint], protocol))
+                Destination::Mesh(Endpoints::new(vec![endpoint], protocol, self.silence(wanted, false)))
             }
             (Unknown::AnyInTrustDomain, None) | (Unknown::Refuse, _) => Destination::Refuse,
         }
+    }
+
+    fn otherwise(&self, what: Otherwise, wanted: OrigDst) -> Destination {
+        match what {
+            Otherwise::Passthrough => {
+                let standing = self.silence(wanted, true);
+                Destination::Passthrough { addr: wanted.0, http: false, standing }
+            }
+            Otherwise::Refuse => Destination::Refuse,
+        }
+    }
+
+    /// What holds by default holds until a source says something else.
+    fn silence(&self, wanted: OrigDst, passes: bool) -> Standing {
+        self.sources.iter().find_map(|source| source.silence(wanted, passes)).unwrap_or_default()
     }
 
     /// Whether an address belongs to the cluster. While nobody has said which do, every one may.
@@ -100,13 +121,6 @@ impl Table {
         let ip = ip.to_canonical();
         let ranges = &self.defaults.mesh_cidrs;
         ranges.is_empty() || ranges.iter().any(|range: &IpNet| range.contains(&ip))
-    }
-}
-
-fn otherwise(what: Otherwise, wanted: OrigDst) -> Destination {
-    match what {
-        Otherwise::Passthrough => Destination::Passthrough { addr: wanted.0, http: false },
-        Otherwise::Refuse => Destination::Refuse,
     }
 }
 
@@ -134,7 +148,11 @@ impl Source for ApiServer {
             }
         };
         let answer = match is_it {
-            true => Answer::Goes(Destination::Passthrough { addr: wanted, http: false }),
+            true => Answer::Goes(Destination::Passthrough {
+                addr: wanted,
+                http: false,
+                standing: Standing::default(),
+            }),
             false => Answer::Silent,
         };
         Box::pin(std::future::ready(answer))
@@ -173,8 +191,13 @@ mod tests {
 
     #[tokio::test]
     async fn the_first_source_that_answers_wins() {
-        let pass =
-            || Answer::Goes(Destination::Passthrough { addr: "1.1.1.1:1".parse().unwrap(), http: false });
+        let pass = || {
+            Answer::Goes(Destination::Passthrough {
+                addr: "1.1.1.1:1".parse().unwrap(),
+                http: false,
+                standing: Standing::default(),
+            })
+        };
         let all = vec![Answer::Silent, Answer::Goes(Destination::Refuse), pass()];
         assert_eq!(resolve(all, &REFUSE_ALL, "10.0.0.1:80").await, "refuse");
         assert_eq!(

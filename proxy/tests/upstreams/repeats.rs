@@ -16,15 +16,20 @@ use crate::common::{Inbound, ORDERS};
 use crate::replica::caller;
 
 const DATA: u8 = 0;
+const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 const END_STREAM: u8 = 1;
+const ACK: u8 = 1;
+const END_HEADERS: u8 = 4;
 
 const PREFACE: usize = 24;
 /// SETTINGS_INITIAL_WINDOW_SIZE (RFC 9113, 6.5.2), 1 MiB.
 const WINDOW: [u8; 6] = [0, 4, 0, 16, 0, 0];
+/// SETTINGS_MAX_CONCURRENT_STREAMS, 1.
+const ONE_STREAM: [u8; 6] = [0, 3, 0, 0, 0, 1];
 
 /// HTTP/2 by hand, as a server: it reads a request and answers with whatever the test wants.
 struct Hand {
@@ -83,6 +88,35 @@ impl Hand {
             }
         })
         .await
+    }
+
+    /// Allows no second stream beside the first, which has a body of so many bytes, and returns when the client
+    /// knows.
+    async fn allows_one(&mut self, body: usize) {
+        self.io.write_all(&frame(SETTINGS, 0, &ONE_STREAM)).await.unwrap();
+        self.io.flush().await.unwrap();
+        within("the settings to be known", async {
+            // Those of the greeting, and these.
+            let (mut read, mut known) = (0, 0);
+            while read < body || known < 2 {
+                let mut head = [0; 9];
+                self.io.read_exact(&mut head).await.unwrap();
+                let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+                self.io.read_exact(&mut vec![0; length]).await.unwrap();
+                read += if head[3] == DATA { length } else { 0 };
+                known += usize::from(head[3] == SETTINGS && head[4] & ACK != 0);
+            }
+        })
+        .await;
+    }
+
+    /// Answers the first request with 200 and no body.
+    async fn answers(&mut self) {
+        // `:status: 200` is number 8 of the static table (RFC 7541, appendix A).
+        let mut answer = frame(HEADERS, 1, &[0x88]);
+        answer[4] = END_STREAM | END_HEADERS;
+        self.io.write_all(&answer).await.unwrap();
+        self.io.flush().await.unwrap();
     }
 
     async fn says(&mut self, says: Says) {
@@ -231,4 +265,34 @@ async fn a_request_that_is_sent_to_the_app_again_was_decided_once() {
     let metrics = inbound.sidecar.metrics().await;
     assert_eq!(metrics.sum("mantlet_authz_decisions_total", &[]), 1.0);
     assert_eq!(metrics.sum("mantlet_upstream_repeats_total", &[]), 1.0);
+}
+
+/// A request that waited inside the HTTP library could not be told from one that was sent when the connection
+/// goes: none waits there.
+#[tokio::test]
+async fn a_request_beyond_the_streams_that_a_peer_allows_takes_another_connection_and_survives_its_farewell()
+{
+    for says in [Says::GoAway(1, 0), Says::GoAway(i32::MAX as u32, 0), Says::Nothing] {
+        let (peer, caller, mut first) = to_peer().await;
+        let mut second = HttpClient::plain(caller.outbound(0).await, Protocol::Http1).await;
+        let peers = async {
+            let mut full = Hand::greet(peer.accept().await.into_io()).await;
+            full.allows_one(1000).await;
+            let (answer, got) = tokio::join!(ask(&mut second, post(2000)), async {
+                let other = peer.accept().await.into_io();
+                full.says(says).await;
+                if matches!(says, Says::GoAway(..)) {
+                    full.answers().await;
+                } else {
+                    drop(full);
+                }
+                serve(other).await
+            });
+            assert_eq!((answer.status, got.body.len()), (200, 2000), "{says:?}");
+        };
+        let (answer, ()) = tokio::join!(ask(&mut first, post(1000)), peers);
+        let expected = if matches!(says, Says::GoAway(..)) { 200 } else { 502 };
+        assert_eq!(answer.status, expected, "{says:?}");
+        assert_eq!(repeats(&caller).await, 0.0, "{says:?}");
+    }
 }

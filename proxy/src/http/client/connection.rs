@@ -1,7 +1,9 @@
 //! Connections to one upstream: shared ones, idle ones, and those in use.
 
 use std::{
-    sync::{Arc, Weak},
+    future::poll_fn,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -24,8 +26,9 @@ use crate::{
     metrics::PoolSlot,
 };
 
-/// Streams on one HTTP/2 connection before another is opened beside it; below what peers allow, so
-/// that a request never waits for another's end.
+/// Streams on one HTTP/2 connection before another is opened beside it. Fewer where the peer allows fewer: a
+/// request that waits inside the library for another's end could not be told from one that was sent, if the
+/// connection ends meanwhile.
 const STREAMS_PER_CONNECTION: usize = 90;
 /// HTTP/1 connections to one upstream that are kept idle.
 const IDLE_PER_HOST: usize = 1024;
@@ -56,13 +59,20 @@ pub struct Lease {
 
 enum Sender {
     H1 { send: http1::SendRequest<Body>, place: Place, unsent: Unsent },
-    H2 { send: http2::SendRequest<Body>, place: Place },
+    H2 { send: http2::SendRequest<Body>, place: Place, allowed: Allowed },
 }
+
+/// An HTTP/2 connection, as far as it says how many streams the peer allows on it.
+#[derive(Clone)]
+struct Allowed(Weak<Mutex<Http2>>);
+
+type Http2 = http2::Connection<TokioIo<BoxIo>, Body, TokioExecutor>;
 
 /// An HTTP/2 connection and the number of its open streams.
 struct Shared {
     send: http2::SendRequest<Body>,
     streams: Arc<PoolSlot>,
+    allowed: Allowed,
     not_after: Option<SystemTime>,
 }
 
@@ -108,8 +118,12 @@ pub(super) async fn http2(
         .max_send_buf_size(SEND_BYTES)
         .handshake(TokioIo::new(io))
         .await?;
-    drive(connection);
-    Ok(Connection { sender: Sender::H2 { send, place: Place::on(slot) }, not_after })
+    let connection = Arc::new(Mutex::new(connection));
+    let allowed = Allowed(Arc::downgrade(&connection));
+    drive(poll_fn(move |cx| {
+        Pin::new(&mut *connection.lock().unwrap_or_else(PoisonError::into_inner)).poll(cx)
+    }));
+    Ok(Connection { sender: Sender::H2 { send, place: Place::on(slot), allowed }, not_after })
 }
 
 /// Moves the connection's bytes until it ends. Why it ended is seen by whoever uses it next, and
@@ -138,9 +152,9 @@ impl Connections {
         if self.retired {
             return;
         }
-        if let Sender::H2 { send, place } = &connection.sender {
-            let (send, streams) = (send.clone(), Arc::clone(&place.0));
-            self.shared.push(Shared { send, streams, not_after: connection.not_after });
+        if let Sender::H2 { send, place, allowed } = &connection.sender {
+            let (send, streams, allowed) = (send.clone(), Arc::clone(&place.0), allowed.clone());
+            self.shared.push(Shared { send, streams, allowed, not_after: connection.not_after });
         }
     }
 
@@ -197,12 +211,23 @@ fn is_valid(not_after: Option<SystemTime>, now: SystemTime) -> bool {
 
 impl Shared {
     fn has_room(&self) -> bool {
-        self.streams.users() < STREAMS_PER_CONNECTION
+        self.streams.users() < self.allowed.streams().min(STREAMS_PER_CONNECTION)
     }
 
     fn connection(&self) -> Connection {
-        let sender = Sender::H2 { send: self.send.clone(), place: Place::on(&self.streams) };
+        let (send, place) = (self.send.clone(), Place::on(&self.streams));
+        let sender = Sender::H2 { send, place, allowed: self.allowed.clone() };
         Connection { sender, not_after: self.not_after }
+    }
+}
+
+// === impl Allowed ===
+
+impl Allowed {
+    fn streams(&self) -> usize {
+        let Some(connection) = self.0.upgrade() else { return 0 };
+        // Nobody asks while the connection is polled: a worker does one thing at a time.
+        connection.try_lock().map_or(0, |connection| connection.current_max_send_streams())
     }
 }
 
