@@ -2,7 +2,7 @@
 
 debian_packages=(
   ca-certificates gcc libc6-dev git curl python3   # build
-  iproute2 nftables conntrack                      # interception tests
+  iproute2 nftables conntrack uidmap               # interception tests
   haproxy nginx-light libnginx-mod-stream wrk      # peers
   prometheus                                       # rules, scrapes and queries
   nghttp2-client                                   # clients

@@ -26,6 +26,9 @@ mod certificates;
 mod config;
 #[cfg(feature = "server")]
 mod events;
+#[cfg(fuzzing)]
+#[allow(clippy::indexing_slicing)]
+pub mod fuzzing;
 #[cfg(feature = "server")]
 mod health;
 pub mod inject;

@@ -18,6 +18,8 @@ pub struct Privileges {
     pub permitted: bool,
     /// The container lets programs have it.
     pub bounding: bool,
+    /// Programs get nothing by their file that the one before them did not have (`no_new_privs`).
+    pub no_new: bool,
 }
 
 // === impl Privileges ===
@@ -46,6 +48,7 @@ impl Privileges {
             effective: granted("CapEff"),
             permitted: granted("CapPrm"),
             bounding: granted("CapBnd"),
+            no_new: field("NoNewPrivs").trim() == "1",
         }
     }
 
@@ -68,6 +71,11 @@ impl fmt::Display for Privileges {
         } else if self.permitted {
             "NET_ADMIN is permitted but not effective: the file's capability must be set with the \
              effective bit (setcap cap_net_admin+ep mantlet-init)"
+        } else if self.bounding && self.no_new {
+            "the container allows NET_ADMIN, but this program does not have it: its file lost the \
+             capability (setcap cap_net_admin+ep mantlet-init, and an image that keeps extended \
+             attributes), or with no_new_privs it was started by a program without it (start \
+             mantlet-init itself, by no shell), or run it as user 0"
         } else if self.bounding {
             "the container allows NET_ADMIN, but this program does not have it: its file lost the \
              capability (setcap cap_net_admin+ep mantlet-init, and an image that keeps extended \
@@ -83,30 +91,31 @@ impl fmt::Display for Privileges {
 mod tests {
     use super::*;
 
-    fn status(effective: u64, permitted: u64, bounding: u64) -> String {
+    fn status(effective: u64, permitted: u64, bounding: u64, no_new: u8) -> String {
         format!(
             "Name:\tmantlet-init\nUid:\t65532\t65532\t65532\t65532\nGid:\t65532\t65532\t65532\t65533\n\
              CapInh:\t0000000000000000\nCapPrm:\t{permitted:016x}\nCapEff:\t{effective:016x}\n\
-             CapBnd:\t{bounding:016x}\nNoNewPrivs:\t1\n"
+             CapBnd:\t{bounding:016x}\nNoNewPrivs:\t{no_new}\n"
         )
     }
 
     #[test]
     fn each_lack_has_its_own_remedy() {
-        for (effective, permitted, bounding, word) in [
-            (NET_ADMIN, NET_ADMIN, NET_ADMIN, "another user namespace"),
-            (0, NET_ADMIN, NET_ADMIN, "effective bit"),
-            (0, 0, NET_ADMIN, "extended attributes"),
-            (0, 0, 1 << 13, "capabilities.add: [NET_ADMIN]"),
+        for (effective, permitted, bounding, no_new, word) in [
+            (NET_ADMIN, NET_ADMIN, NET_ADMIN, 1, "another user namespace"),
+            (0, NET_ADMIN, NET_ADMIN, 1, "effective bit"),
+            (0, 0, NET_ADMIN, 0, "extended attributes), or run it as user 0"),
+            (0, 0, NET_ADMIN, 1, "by no shell"),
+            (0, 0, 1 << 13, 1, "capabilities.add: [NET_ADMIN]"),
         ] {
-            let said = Privileges::parse(&status(effective, permitted, bounding)).to_string();
+            let said = Privileges::parse(&status(effective, permitted, bounding, no_new)).to_string();
             assert!(said.contains(word), "{said}");
         }
     }
 
     #[test]
     fn the_ids_are_those_that_sockets_have() {
-        let found = Privileges::parse(&status(NET_ADMIN, NET_ADMIN, NET_ADMIN));
+        let found = Privileges::parse(&status(NET_ADMIN, NET_ADMIN, NET_ADMIN, 1));
         assert_eq!((found.user, found.group), (Some(65532), Some(65533)));
         assert_eq!(found.how(), "as an ordinary user with the file's capability NET_ADMIN");
     }

@@ -24,9 +24,11 @@ use tokio::sync::oneshot;
 
 mod counters;
 mod lab;
+mod ordinary;
 
 pub use counters::Counters;
 pub use lab::Lab;
+pub use ordinary::as_ordinary_user;
 
 /// The pod's addresses.
 pub const POD: [IpAddr; 2] =

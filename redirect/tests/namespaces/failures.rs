@@ -37,6 +37,34 @@ fn an_ordinary_user_installs_the_rules_by_the_capability_of_the_file() {
     });
 }
 
+/// As a container runtime starts a program that is not root: everything but NET_ADMIN is taken from it, the user is
+/// changed, and from then on nobody gets more.
+const AS_A_RUNTIME: &str = "setpriv --bounding-set -all,+net_admin --inh-caps -all --reuid 65532 --regid 65532 \
+                            --clear-groups --no-new-privs";
+
+#[test]
+fn a_runtime_s_no_new_privs_leaves_the_capability_of_the_file_its_effect() {
+    in_namespaces!(async || {
+        let lab = Lab::new().await;
+        let dir = TempDir::new();
+        let program = copy_with(&dir, &capability(true));
+        let said = lab.pod.command(&format!("{AS_A_RUNTIME} {program}")).await;
+        assert!(said.contains("as an ordinary user with the file's capability NET_ADMIN"), "{said}");
+        let _sidecar = Server::sidecar(&lab).await;
+        let service = "10.244.2.9:8080".parse().unwrap();
+        assert_eq!(answered(&lab.app, service).await, format!("out {service}"));
+        // A program in between has lost it, and then no file gives it back.
+        let said = lab.pod.try_command(&format!("{AS_A_RUNTIME} env {program}")).await.unwrap_err();
+        assert!(
+            said.contains("started by a program without it") && said.contains("exit status: 1"),
+            "{said}"
+        );
+        // Without the file's capability it is not in effect, whatever the container allows.
+        let said = lab.pod.try_command(&format!("{AS_A_RUNTIME} {}", init(""))).await.unwrap_err();
+        assert!(said.contains("its file lost the capability"), "{said}");
+    });
+}
+
 #[test]
 fn a_missing_privilege_is_named_with_what_to_do() {
     in_namespaces!(async || {

@@ -12,6 +12,7 @@ mod failures;
 mod inbound;
 mod listing;
 mod odd_packets;
+mod ordinary;
 mod outbound;
 mod places;
 mod replacing;
