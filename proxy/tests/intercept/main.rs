@@ -11,4 +11,5 @@ mod probes;
 mod refusals;
 mod self_call;
 mod self_check;
+mod upstreams;
 mod vanished;

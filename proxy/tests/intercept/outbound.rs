@@ -15,7 +15,7 @@ use crate::fixture::{Pod, http_app};
 const GREETING: &str = "5.7.44-log\n";
 
 /// A pod with these upstreams lines.
-async fn pod_with(policy: &str, lines: &str) -> (Pod, TempDir) {
+pub(crate) async fn pod_with(policy: &str, lines: &str) -> (Pod, TempDir) {
     let dir = TempDir::new();
     let path = dir.file("upstreams", lines);
     std::os::unix::fs::chown(dir.path(), Some(SIDECAR), Some(SIDECAR)).unwrap();
@@ -24,7 +24,13 @@ async fn pod_with(policy: &str, lines: &str) -> (Pod, TempDir) {
 }
 
 /// A workload elsewhere: its sidecar at this address, in front of an app that nobody else reaches.
-async fn workload(pod: &Pod, short: &str, addr: SocketAddr, app: SocketAddr, what: &str) -> Sidecar {
+pub(crate) async fn workload(
+    pod: &Pod,
+    short: &str,
+    addr: SocketAddr,
+    app: SocketAddr,
+    what: &str,
+) -> Sidecar {
     SidecarBuilder::new(env!("CARGO_BIN_EXE_mantlet-proxy"))
         .identity(&pod.authority.workload(short))
         .arg("--inbound", format!("{addr}={app}"))
@@ -34,7 +40,7 @@ async fn workload(pod: &Pod, short: &str, addr: SocketAddr, app: SocketAddr, wha
 }
 
 /// The status and text that the application gets for a GET.
-async fn get(place: &Place, addr: SocketAddr, path: &'static str) -> (u16, String) {
+pub(crate) async fn get(place: &Place, addr: SocketAddr, path: &'static str) -> (u16, String) {
     let get = async move {
         let mut http = HttpClient::plain(addr, Protocol::Http1).await;
         let response = http.send(&Request::get(path).header("connection", "close")).await;
