@@ -11,4 +11,5 @@ mod grpc;
 mod idle;
 mod matrix;
 mod memory;
+mod paced;
 mod trailers;
