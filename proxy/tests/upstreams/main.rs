@@ -6,6 +6,7 @@
 mod common;
 
 mod balancing;
+mod kept;
 mod lines;
 mod names;
 mod repeats;

@@ -32,13 +32,13 @@ const WINDOW: [u8; 6] = [0, 4, 0, 16, 0, 0];
 const ONE_STREAM: [u8; 6] = [0, 3, 0, 0, 0, 1];
 
 /// HTTP/2 by hand, as a server: it reads a request and answers with whatever the test wants.
-struct Hand {
+pub(crate) struct Hand {
     io: Io,
 }
 
 /// What an upstream says after it has read the first request of a connection.
 #[derive(Clone, Copy, Debug)]
-enum Says {
+pub(crate) enum Says {
     /// GOAWAY with this last stream, without an error, or with one.
     GoAway(u32, u32),
     /// RST_STREAM with this code.
@@ -64,7 +64,7 @@ fn frame(kind: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 
 impl Hand {
     /// Exchanges prefaces; the client may send a mebibyte.
-    async fn greet(mut io: Io) -> Self {
+    pub(crate) async fn greet(mut io: Io) -> Self {
         io.read_exact(&mut [0; PREFACE]).await.unwrap();
         let window = frame(WINDOW_UPDATE, 0, &(1_u32 << 20).to_be_bytes());
         io.write_all(&[frame(SETTINGS, 0, &WINDOW), window].concat()).await.unwrap();
@@ -72,7 +72,7 @@ impl Hand {
     }
 
     /// Reads until so many bytes of a body are there, or its end.
-    async fn body(&mut self, count: usize) -> usize {
+    pub(crate) async fn body(&mut self, count: usize) -> usize {
         within("a request", async {
             let mut read = 0;
             loop {
@@ -110,6 +110,12 @@ impl Hand {
         .await;
     }
 
+    /// The client may send so much more, all streams together.
+    pub(crate) async fn takes(&mut self, bytes: u32) {
+        self.io.write_all(&frame(WINDOW_UPDATE, 0, &bytes.to_be_bytes())).await.unwrap();
+        self.io.flush().await.unwrap();
+    }
+
     /// Answers the first request with 200 and no body.
     async fn answers(&mut self) {
         // `:status: 200` is number 8 of the static table (RFC 7541, appendix A).
@@ -119,7 +125,7 @@ impl Hand {
         self.io.flush().await.unwrap();
     }
 
-    async fn says(&mut self, says: Says) {
+    pub(crate) async fn says(&mut self, says: Says) {
         let bytes = match says {
             Says::GoAway(last, code) => frame(GOAWAY, 0, &[last.to_be_bytes(), code.to_be_bytes()].concat()),
             Says::Reset(code) => frame(RST_STREAM, 1, &code.to_be_bytes()),
