@@ -102,9 +102,16 @@ pub fn main(program: &'static str, arguments: impl IntoIterator<Item = OsString>
 }
 
 async fn run(config: Config) -> Result<(), Fatal> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let metrics = Arc::new(Metrics::default());
     let (log, writer) = log::start(Arc::clone(&metrics))?;
+    let ended = serve(config, metrics, log).await;
+    // However it ended: what it has said belongs to whoever looks for the reason.
+    writer.finish(PAUSE);
+    ended
+}
+
+async fn serve(config: Config, metrics: Arc<Metrics>, log: log::Log) -> Result<(), Fatal> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let readiness = Readiness::new(Arc::clone(&metrics), log.clone());
     let (health, https) = (listen(config.admin)?, listen(config.listen)?);
     let cluster = Cluster::infer().await?;
@@ -179,7 +186,6 @@ async fn run(config: Config) -> Result<(), Fatal> {
     let mut reporter = reporter;
     let _ = time::timeout(PAUSE, &mut reporter.0).await;
     log.event("stopped", &[]);
-    writer.finish(PAUSE);
     Ok(())
 }
 

@@ -102,6 +102,13 @@ CEL: does the pod itself ask for a sidecar? Then it is refused where it cannot h
     || {{ include "mantlet.cel.asks" . }}
 {{- end -}}
 
+{{/* CEL condition: a pod that runs with a sidecar. What is in its spec stays; its labels need not. */}}
+{{- define "mantlet.hasSidecar" -}}
+- name: has-sidecar
+  expression: >-
+    has(object.spec.initContainers) && object.spec.initContainers.exists(c, c.name == 'mantlet-proxy')
+{{- end -}}
+
 {{/*
 CEL: the annotations of ours in a map are not those of another one. Arguments: new, old, each an expression for
 metadata that need not exist, with `has` for every step in newHas and oldHas.

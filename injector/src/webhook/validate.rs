@@ -11,12 +11,15 @@ use super::{
     Answer, Judged, Webhook,
     review::{Operation, Request, Unreadable},
 };
-use crate::{check, inject::refuse_ephemeral, metrics::Admission, templates};
+use crate::{
+    check,
+    inject::{PROXY, refuse_ephemeral},
+    metrics::Admission,
+    templates,
+};
 
 /// What our annotations begin with.
 const OURS: &str = "mantlet.dev/";
-/// The label of a pod that has a sidecar.
-const INJECTED: &str = "/metadata/labels/mantlet.dev~1injected";
 /// The part of a pod that gains debug containers.
 const EPHEMERAL: &str = "ephemeralcontainers";
 
@@ -69,8 +72,10 @@ impl Webhook {
 
     /// Containers that are added to a running pod to look into it: not to walk around its sidecar.
     fn ephemeral(&self, object: &Value) -> (Answer, Admission) {
-        let injected = object.pointer(INJECTED).is_some();
-        let problems = if injected { refuse_ephemeral(object, &self.config) } else { Vec::new() };
+        // By what it is made of, which stays as it is; whoever adds a container may have changed its labels.
+        let init = object.pointer("/spec/initContainers").and_then(Value::as_array);
+        let has_sidecar = init.into_iter().flatten().any(|container| container["name"] == PROXY);
+        let problems = if has_sidecar { refuse_ephemeral(object, &self.config) } else { Vec::new() };
         if problems.is_empty() {
             return (Answer::allow(), Admission::Valid);
         }

@@ -28,6 +28,26 @@ async fn a_change_that_leaves_our_annotations_alone_is_never_stopped() {
 }
 
 #[tokio::test]
+async fn d62_an_update_that_brings_a_bad_policy_is_refused_with_line_and_column() {
+    let mut stage = Stage::new().await;
+    let old = stage.injected(&pod()).await;
+    let mut bad = old.clone();
+    bad["metadata"]["annotations"]["mantlet.dev/policy"] =
+        json!("allow shop/frontend to GET /orders on http\nallow nobody to GET /orders on http");
+    let response = stage.caller.review("/validate", &update(&old, &bad)).await;
+    assert_eq!(
+        (&response["allowed"], &response["status"]["code"]),
+        (&json!(false), &json!(422)),
+        "{response}"
+    );
+    let message = crate::stage::message(&response);
+    assert!(message.contains("mantlet.dev/policy:2:7: P011"), "{message}");
+    // And what was said before, or nothing of ours, is not asked about again.
+    let response = stage.caller.review("/validate", &update(&bad, &bad)).await;
+    assert_eq!(response["allowed"], true, "{response}");
+}
+
+#[tokio::test]
 async fn every_kind_of_workload_is_checked_where_it_is_written() {
     let mut stage = Stage::new().await;
     let template = deployment()["spec"]["template"].clone();

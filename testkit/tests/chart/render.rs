@@ -73,9 +73,15 @@ async fn webhooks_fail_closed_where_sidecars_are_asked_for_and_see_nothing_else(
                             && expression.contains("['mantlet.dev/inject'] == 'enabled'")
                     })
                 };
+                // Somebody has asked, or there would be none in it.
+                let has_sidecar = || {
+                    let conditions = webhook["matchConditions"].as_array().unwrap();
+                    conditions.iter().any(|condition| condition["name"] == "has-sidecar")
+                };
                 let opted_in = asks(&webhook["namespaceSelector"])
                     || asks(&webhook["objectSelector"])
-                    || template_asks();
+                    || template_asks()
+                    || has_sidecar();
                 assert!(opted_in, "{name}: who asked for it?");
                 let left_alone = webhook["namespaceSelector"]["matchExpressions"].as_array().unwrap();
                 let left_alone =
@@ -217,7 +223,7 @@ async fn what_is_switched_off_is_not_there() {
         (helm.objects(LEAST).await, helm.objects(EVERYTHING).await, helm.objects(BARE).await);
     for (kind, counts) in [
         ("ValidatingAdmissionPolicy", [3, 4, 0]),
-        ("ValidatingAdmissionPolicyBinding", [4, 5, 0]),
+        ("ValidatingAdmissionPolicyBinding", [5, 6, 0]),
         ("NetworkPolicy", [1, 1, 0]),
         ("PodDisruptionBudget", [1, 1, 0]),
         ("ServiceMonitor", [0, 1, 0]),

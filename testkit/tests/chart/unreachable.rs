@@ -170,6 +170,59 @@ async fn what_nobody_can_check_is_refused() {
 }
 
 #[tokio::test]
+async fn d63_leaving_the_scope_switches_no_check_of_a_running_pod_off() {
+    let Some(peers) = RealPeers::find("d63_leaving_the_scope") else { return };
+    let policy = Some("allow ./web to GET /** on 8080");
+    let api = with(injected("shop"), &[("metadata.annotations.mantlet/dev~policy", json!(policy))]);
+    let alone = with(plain("bazaar"), &[("metadata.name", json!("alone"))]);
+    let (server, ..) = install(&peers, &[api, alone]).await;
+    let wider = [
+        "--namespace",
+        "shop",
+        "annotate",
+        "--overwrite",
+        "pod",
+        "api",
+        "mantlet.dev/policy=allow mesh to * /**",
+    ];
+    // Whoever owns the namespace says that it no longer takes part, and that the pod never did.
+    for left in [
+        ["label", "--overwrite", "namespace", "shop", "mantlet.dev/inject=disabled"],
+        ["--namespace=shop", "label", "pod", "api", "mantlet.dev/inject=disabled"],
+        ["--namespace=shop", "label", "pod", "api", "mantlet.dev/injected-"],
+    ] {
+        server.kubectl(&left).await.unwrap();
+        // What the API server knows of the namespace is a moment old.
+        let refusal = server.kubectl(&wider).await.unwrap_err();
+        assert!(refusal.contains(DOWN), "{left:?}: {refusal}");
+        let debugger = json!({"securityContext": {"runAsUser": 14021}});
+        let refusal = debug(&server, "shop", "api", debugger).await.unwrap_err();
+        assert!(refusal.contains("mantlet: ") && refusal.contains("would run as"), "{left:?}: {refusal}");
+    }
+    // A pod that never had a sidecar is nobody's business here.
+    debug(&server, "bazaar", "alone", json!({"securityContext": {"runAsUser": 14021, "privileged": true}}))
+        .await
+        .unwrap();
+    server
+        .kubectl(&["--namespace=bazaar", "annotate", "pod", "alone", "mantlet.dev/policy=x"])
+        .await
+        .unwrap();
+    debug(&server, "shop", "api", json!({"securityContext": {"runAsUser": 1000}})).await.unwrap();
+}
+
+/// Adds a container for debugging.
+async fn debug(server: &ApiServer, namespace: &str, pod: &str, more: Value) -> Result<String, String> {
+    let mut container = json!({"name": "debugger", "image": "debug:1", "terminationMessagePolicy": "File", "imagePullPolicy": "IfNotPresent"});
+    container.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}");
+    let mut object = server.get(&path).await;
+    object["spec"]["ephemeralContainers"] = json!([container]);
+    let file = server.dir().file("debugger.json", object.to_string());
+    let path = format!("{path}/ephemeralcontainers");
+    server.kubectl(&["replace", "--raw", &path, "--filename", file.to_str().unwrap()]).await
+}
+
+#[tokio::test]
 async fn an_upgrade_keeps_the_authority_and_an_uninstall_leaves_nothing_in_the_way() {
     let Some(peers) = RealPeers::find("an_upgrade_keeps_the_authority") else { return };
     let (server, helm, notes) = install(&peers, &[]).await;
