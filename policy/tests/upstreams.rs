@@ -117,7 +117,7 @@ fn every_code_names_its_mistake_and_the_fix() {
         (
             "a.b:80 passthrough as tcp",
             Code::UpstreamProtocol,
-            "write \"passthrough\" or \"passthrough as http\"",
+            "write \"passthrough\": the bytes go on as they are, whatever they are",
         ),
         ("a.b:0 refuse", Code::UpstreamPort, "write 8080, 8000-8010 or *"),
         ("a.b:+80 refuse", Code::UpstreamPort, "write 8080, 8000-8010 or *"),

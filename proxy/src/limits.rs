@@ -11,6 +11,8 @@ pub const HEAD_FIELDS: usize = 100;
 pub const HEAD_BYTES: usize = 32 * 1024;
 /// Most bytes of path and query.
 pub const TARGET_BYTES: usize = 8 * 1024;
+/// CONTINUATION frames of a request head: what the HTTP library gives to heads of [`HEAD_BYTES`].
+pub const CONTINUATIONS: usize = 5;
 /// Streams that a peer may have open on one HTTP/2 connection.
 pub const STREAMS: u32 = 100;
 /// What a stream may hold unread: two frames, so that one is on its way while the other is handed on. A hundred of
@@ -38,7 +40,7 @@ pub const RESETS: u32 = 200;
 pub const PENDING_RESETS: usize = 64;
 /// Streams of one connection that break the rules, or come past the limit of open ones (CVE-2025-8671).
 pub const BROKEN_STREAMS: usize = 100;
-/// PING, SETTINGS and the like within a second, without a request or a body byte between them.
+/// PING, SETTINGS and the like, and frames of unknown types, within a second, without a request or a body byte between them.
 pub const IDLE_FRAMES: u32 = 200;
 /// WINDOW_UPDATE frames within a second beyond what our own bytes give reason for.
 pub const WINDOW_UPDATES: u32 = 200;
@@ -88,6 +90,8 @@ pub enum Number {
 }
 
 const CLOSED: &str = "mantlet_connections_closed_total{reason=\"timeout\"}";
+const PROTOCOL: &str = "mantlet_connections_closed_total{reason=\"protocol\"}";
+const MALFORMED: &str = "mantlet_authz_decisions_total{reason=\"malformed\"}";
 const HTTP2: &str = "mantlet_limits_reached_total{limit=\"http2\"}";
 
 /// All limits, from the socket inwards.
@@ -133,8 +137,8 @@ pub const TABLE: &[Row] = &[
     row(
         "idle between requests",
         Number::Key("idle-timeout"),
-        "HTTP/1: closed; HTTP/2: GOAWAY, and counted as `eof`",
-        CLOSED,
+        "closed in order, HTTP/2 with GOAWAY",
+        "mantlet_connections_closed_total{reason=\"eof\"}",
     ),
     row("waiting bytes of which the peer takes none", Number::Key("stall-timeout"), "closed", CLOSED),
     row(
@@ -149,25 +153,18 @@ pub const TABLE: &[Row] = &[
         "closed; a request in flight there gets 504",
         CLOSED,
     ),
+    row("fields of a request head, HTTP/1", Number::Count(HEAD_FIELDS as u64), "431, and closed", PROTOCOL),
+    row("the same, HTTP/2", Number::Count(HEAD_FIELDS as u64), "431", MALFORMED),
+    row("bytes of a request head, HTTP/1", Number::Bytes(HEAD_BYTES as u64), "431, and closed", PROTOCOL),
     row(
-        "fields of a request head",
-        Number::Count(HEAD_FIELDS as u64),
-        "431",
-        "mantlet_connections_closed_total{reason=\"protocol\"}",
-    ),
-    row(
-        "bytes of a request head, decoded",
+        "the same, HTTP/2, decoded",
         Number::Bytes(HEAD_BYTES as u64),
-        "431, or the stream is reset",
-        "mantlet_connections_closed_total{reason=\"protocol\"}",
+        "431, which the HTTP library says before there is a request to count",
+        "-",
     ),
-    row(
-        "bytes of a request target",
-        Number::Bytes(TARGET_BYTES as u64),
-        "414",
-        "mantlet_authz_decisions_total{reason=\"malformed\"}",
-    ),
-    row("CONTINUATION frames of a head", Number::Bytes(HEAD_BYTES as u64), "GOAWAY", HTTP2),
+    row("bytes of a request target", Number::Bytes(TARGET_BYTES as u64), "414", MALFORMED),
+    row("bytes of a head's CONTINUATION frames", Number::Bytes(HEAD_BYTES as u64), "GOAWAY", PROTOCOL),
+    row("their number", Number::Count(CONTINUATIONS as u64), "GOAWAY (ENHANCE_YOUR_CALM)", HTTP2),
     row("requests in flight, each direction", Number::Key("max-requests"), "503", REQUESTS),
     row(
         "requests that wait for a connection to one upstream",
@@ -213,7 +210,7 @@ pub const TABLE: &[Row] = &[
         HTTP2,
     ),
     row(
-        "PING, SETTINGS, PRIORITY and empty DATA frames without progress",
+        "PING, SETTINGS, PRIORITY, unknown and empty DATA frames without progress",
         Number::PerSecond(IDLE_FRAMES as u64),
         "closed",
         "mantlet_limits_reached_total{limit=\"frames\"}",

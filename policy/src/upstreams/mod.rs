@@ -33,7 +33,7 @@ pub enum Upstream {
     },
     /// They go on as the application made them.
     Passthrough {
-        /// Whether they are HTTP, so that requests can be counted.
+        /// Whether the line says that they are HTTP. A word for its readers: bytes are relayed all the same.
         http: bool,
     },
     /// They are refused.

@@ -111,7 +111,7 @@ fn parse_passthrough_as(cursor: &mut Cursor<'_>) -> Located<bool> {
     if word.text == "http" {
         return Ok(true);
     }
-    let help = "write \"passthrough\" or \"passthrough as http\"";
+    let help = "write \"passthrough\": the bytes go on as they are, whatever they are";
     word.fault(Code::UpstreamProtocol, format!("passthrough cannot be \"{}\"", word.text), help)
 }
 

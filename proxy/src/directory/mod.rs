@@ -37,7 +37,7 @@ pub enum Destination {
     Passthrough {
         /// Where to.
         addr: SocketAddr,
-        /// Whether the bytes are HTTP by declaration.
+        /// Whether a line says that the bytes are HTTP. They are relayed all the same.
         http: bool,
         /// For how long.
         standing: Standing,

@@ -26,6 +26,15 @@ async fn assert_served(f: &Fixture) {
     assert_eq!(response.status, 200);
 }
 
+/// So many limits were run into, and as many connections ended for it.
+async fn counted(f: &Fixture, limits: &[&str], count: f64) {
+    let closed = [("direction", "inbound"), ("reason", "limit")];
+    f.sidecar.metric_reaches("mantlet_connections_closed_total", &closed, count).await;
+    let metrics = f.sidecar.metrics().await;
+    let sum = |limit: &&str| metrics.sum("mantlet_limits_reached_total", &[("limit", limit)]);
+    assert_eq!(limits.iter().map(sum).sum::<f64>(), count, "{limits:?}");
+}
+
 /// `count` streams that are opened and reset at once.
 fn rapid_resets(count: u32) -> Vec<u8> {
     let mut flood = Vec::new();
@@ -45,6 +54,8 @@ async fn d31_rapid_resets_end_the_connection() {
     let goaway = end.goaway.expect("GOAWAY");
     assert_eq!(goaway, frames::ENHANCE_YOUR_CALM);
     assert!(f.app.seen().len() < 1000, "{} requests reached the app", f.app.seen().len());
+    drop(io);
+    counted(&f, &["http2"], 1.0).await;
     assert_served(&f).await;
 }
 
@@ -97,6 +108,17 @@ async fn d32_endless_continuation_ends_the_connection_and_costs_no_memory() {
     }
     let end = frames::flood(&mut io, &flood, |_| false).await;
     assert!(end.closed || end.goaway.is_some(), "{end:?}");
+    drop(io);
+    let protocol = [("direction", "inbound"), ("reason", "protocol")];
+    f.sidecar.metric_reaches("mantlet_connections_closed_total", &protocol, 1.0).await;
+    // Frames that are small instead of large.
+    let mut io = h2_frames(&f, "web/bff").await;
+    let flood =
+        [frame(HEADERS, 0, 1, &get("/orders/1")), frame(CONTINUATION, 0, 1, &[]).repeat(100_000)].concat();
+    let end = frames::flood(&mut io, &flood, |_| false).await;
+    assert_eq!(end.goaway, Some(frames::ENHANCE_YOUR_CALM), "{end:?}");
+    drop(io);
+    counted(&f, &["http2"], 1.0).await;
     let grown = frames::resident_kib(&f.sidecar).saturating_sub(before);
     assert!(grown <= 8 * 1024, "{grown} KiB more");
     assert_served(&f).await;
@@ -182,6 +204,8 @@ async fn d34_101_header_fields_are_too_many() {
     assert_eq!(f.raw("web/bff", request(100)).await.status, 431);
     f.assert_untouched();
     assert_eq!(f.raw("web/bff", request(90)).await.status, 200);
+    let closed = [("direction", "inbound"), ("reason", "protocol")];
+    f.sidecar.metric_reaches("mantlet_connections_closed_total", &closed, 1.0).await;
 
     let mut request = Request::get("/orders/1");
     for n in 0..101 {
@@ -189,18 +213,26 @@ async fn d34_101_header_fields_are_too_many() {
     }
     let response = f.h2("web/bff").await.send(&request).await.unwrap();
     assert_eq!(response.status, 431);
+    f.sidecar.metric_reaches("mantlet_authz_decisions_total", &[("reason", "malformed")], 1.0).await;
     assert_eq!(f.app.seen().len(), 1);
 }
 
 #[tokio::test]
 async fn oversized_heads_are_refused() {
     let f = Fixture::start().await;
+    let closed = [("direction", "inbound"), ("reason", "protocol")];
+    let malformed = [("reason", "malformed")];
     let big = "v".repeat(40 * 1024);
     let response = f.raw("web/bff", format!("GET /orders/1 HTTP/1.1\r\nHost: a\r\nx-a: {big}\r\n\r\n")).await;
     assert_eq!(response.status, 431);
+    f.sidecar.metric_reaches("mantlet_connections_closed_total", &closed, 1.0).await;
     let response = f.get("web/bff", &format!("/orders/{}", "a".repeat(9 * 1024))).await;
     assert_eq!(response.status, 414);
+    f.sidecar.metric_reaches("mantlet_authz_decisions_total", &malformed, 1.0).await;
+    let response = f.h2("web/bff").await.send(&Request::get("/orders/1").header("x-a", &big)).await.unwrap();
+    assert_eq!(response.status, 431);
     f.assert_untouched();
+    assert_served(&f).await;
 }
 
 #[tokio::test]
@@ -225,12 +257,29 @@ async fn d35_a_head_that_trickles_is_closed_at_its_deadline() {
 }
 
 #[tokio::test]
-async fn d37_pings_and_settings_without_end_end_the_connection() {
+async fn d37_frames_without_progress_end_the_connection_whatever_their_type() {
+    const DATA: u8 = 0;
+    const PRIORITY: u8 = 2;
+    /// PRIORITY_UPDATE (RFC 9218, 7.1), and one that is nobody's.
+    const UNKNOWN: [u8; 2] = [0x10, 0xf0];
     let f = Fixture::start().await;
-    for one in [frame(PING, 0, 0, &[0; 8]), frame(SETTINGS, 0, 0, &[])] {
+    let begun = frame(HEADERS, END_HEADERS, 1, &get("/orders/1"));
+    let all = [
+        frame(PING, 0, 0, &[0; 8]),
+        frame(SETTINGS, 0, 0, &[]),
+        frame(PRIORITY, 0, 1, &[0, 0, 0, 3, 0]),
+        frame(DATA, 0, 1, &[]),
+        frame(UNKNOWN[0], 0, 0, &[0, 0, 0, 1]),
+        frame(UNKNOWN[1], 0, 0, &[]),
+    ];
+    for (n, one) in all.iter().enumerate() {
         let mut io = h2_frames(&f, "web/bff").await;
-        let end = frames::flood(&mut io, &one.repeat(100_000), |_| false).await;
-        assert!(end.closed || end.goaway.is_some(), "{end:?}");
+        let flood = [begun.clone(), one.repeat(20_000)].concat();
+        let end = frames::flood(&mut io, &flood, |_| false).await;
+        assert!(end.closed || end.goaway.is_some(), "{:?}: {end:?}", &one[..9]);
+        drop(io);
+        // The HTTP library has a limit of its own for DATA without a byte.
+        counted(&f, &["frames", "http2"], n as f64 + 1.0).await;
+        assert_served(&f).await;
     }
-    assert_served(&f).await;
 }

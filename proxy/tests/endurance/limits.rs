@@ -159,6 +159,46 @@ async fn a_sidecar_that_is_short_of_memory_takes_nothing_new() {
 }
 
 #[tokio::test]
+async fn a_request_is_refused_while_memory_is_short() {
+    let app = App::start(Protocol::Http1).await;
+    let inbound = behind(app.addr(), &[]).await;
+    let caller = crate::common::sidecar().identity(&inbound.authority.workload("web/frontend"));
+    let caller = caller.arg("--max-memory", "1").outbound(inbound.addr, "shop/orders as http").start().await;
+    let addr = caller.outbound(0).await;
+    for protocol in crate::common::BOTH {
+        let mut client = HttpClient::plain(addr, protocol).await;
+        let refused = eventually("a refusal", async || {
+            let response = client.send(&Request::get("/")).await;
+            (response.status != 200).then_some(response)
+        })
+        .await;
+        assert_eq!((refused.status, refused.error().as_deref()), (503, Some("limit")), "{protocol:?}");
+    }
+    reached(&caller, "memory", 2.0).await;
+    // Another sidecar's callers are served.
+    assert_served(&inbound).await;
+}
+
+#[tokio::test]
+async fn an_idle_http_1_connection_is_closed_and_others_are_not() {
+    let app = App::start(Protocol::Http1).await;
+    let inbound = behind(app.addr(), &[("--idle-timeout", "1s")]).await;
+    let mut idle = h1(&inbound, "web/frontend").await;
+    assert_eq!(idle.send(&Request::get("/")).await.unwrap().status, 200);
+    let mut busy = h1(&inbound, "web/other").await;
+    let busy = async {
+        loop {
+            assert_eq!(busy.send(&Request::get("/")).await.unwrap().status, 200);
+        }
+    };
+    tokio::select! {
+        rest = idle.closed() => assert_eq!(rest, b""),
+        () = busy => {}
+    }
+    closed(&inbound.sidecar, "eof", 1.0).await;
+}
+
+#[tokio::test]
 async fn without_descriptors_those_who_are_connected_are_served_and_the_rest_when_there_are_some() {
     let app = App::start(Protocol::H2c).await;
     let inbound = behind(app.addr(), &[]).await;
@@ -216,6 +256,7 @@ async fn a_body_that_does_not_come_is_given_up() {
     let mut stream =
         client.open(&Request::new("POST", "/").header("content-length", "10"), false).await.unwrap();
     assert_eq!(stream.head().await.unwrap().status, 408);
+    inbound.sidecar.metric_reaches("mantlet_http_requests_total", &[("code", "408")], 2.0).await;
     assert_eq!(client.send(&Request::get("/")).await.unwrap().status, 200, "the connection goes on");
 }
 
@@ -299,6 +340,43 @@ async fn streams_that_are_opened_only_to_be_reset_end_the_connection_however_slo
     assert!(cut);
     closed(&inbound.sidecar, "limit", 1.0).await;
     assert!(app.seen().len() < 1000, "{} requests reached the app", app.seen().len());
+}
+
+#[tokio::test]
+async fn streams_that_are_reset_once_they_are_answered_end_the_connection_by_their_rate() {
+    /// Fewer than may be reset before anybody has looked at them.
+    const AT_ONCE: u32 = 50;
+    let app = App::with(Protocol::Http1, |_| async { Reply::open("first") }).await;
+    let inbound = behind(app.addr(), &[]).await;
+    let mut io = h2_frames(&inbound).await;
+    let mut next = 1;
+    let hostile = async {
+        loop {
+            let streams: Vec<u32> = (0..AT_ONCE).map(|n| next + 2 * n).collect();
+            next += 2 * AT_ONCE;
+            let heads: Vec<u8> = streams
+                .iter()
+                .flat_map(|stream| frame(HEADERS, END_HEADERS | END_STREAM, *stream, &get("/")))
+                .collect();
+            let end = frames::flood(&mut io, &heads, |end| end.heads.len() == AT_ONCE as usize).await;
+            if end.closed || end.goaway.is_some() {
+                return;
+            }
+            let resets: Vec<u8> = streams
+                .iter()
+                .flat_map(|stream| frame(RST_STREAM, 0, *stream, &8_u32.to_be_bytes()))
+                .collect();
+            if io.write_all(&resets).await.is_err() || io.flush().await.is_err() {
+                return;
+            }
+        }
+    };
+    within("the connection to be cut", hostile).await;
+    reached(&inbound.sidecar, "resets", 1.0).await;
+    closed(&inbound.sidecar, "limit", 1.0).await;
+    let mut other = h1(&inbound, "web/other").await;
+    other.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    assert_eq!(other.read_head().await.unwrap().status, 200);
 }
 
 #[tokio::test]

@@ -36,6 +36,15 @@ enum Stall {
     Nobody,
 }
 
+/// Whose connection the stalled streams share.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Side {
+    /// That of a peer with the sidecar of the application that it calls.
+    Inbound,
+    /// That of an application with its own sidecar; which has two to the peer, for so many streams.
+    Outbound,
+}
+
 /// What the application speaks.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum App {
@@ -170,25 +179,32 @@ async fn settled(sidecar: &Sidecar, before: Memory) -> u64 {
     .await
 }
 
-async fn stalled_streams(speaks: App, stall: Stall) {
+async fn stalled_streams(side: Side, speaks: App, stall: Stall) {
     let inbound = Inbound::start(app(speaks).await, ALLOW).await;
-    let io = inbound.peer("web/frontend").alpn(&["h2"]).connect(inbound.addr).await.into_io();
+    let (caller, addr) = inbound.caller("web/frontend", " as http").await;
+    let (sidecar, io): (_, Io) = match side {
+        Side::Inbound => {
+            let peer = inbound.peer("web/frontend").alpn(&["h2"]);
+            (&inbound.sidecar, peer.connect(inbound.addr).await.into_io())
+        }
+        Side::Outbound => (&caller, Box::new(mantlet_testkit::client::connect(addr).await)),
+    };
     let mut streams = Streams::new(io, speaks).await;
     // What as many requests at once take anyhow, the sidecar has by then.
-    let idle = Memory::of(&inbound.sidecar);
+    let idle = Memory::of(sidecar);
     streams.stall(Stall::Nobody).await;
     streams.beside().await;
     streams.stalled.clear();
-    let taken = settled(&inbound.sidecar, idle).await;
-    let before = Memory::of(&inbound.sidecar);
+    let taken = settled(sidecar, idle).await;
+    let before = Memory::of(sidecar);
     streams.stall(stall).await;
-    let grown = settled(&inbound.sidecar, before).await;
+    let grown = settled(sidecar, before).await;
     let mut best = Duration::MAX;
     for _ in 0..20 {
         best = best.min(streams.beside().await);
     }
     eprintln!(
-        "{speaks:?}, stalled by the {stall:?}: {} KiB, {best:?}; {} KiB without bodies",
+        "{side:?}, {speaks:?}, stalled by the {stall:?}: {} KiB, {best:?}; {} KiB without bodies",
         grown / 1024,
         taken / 1024
     );
@@ -199,12 +215,18 @@ async fn stalled_streams(speaks: App, stall: Stall) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ninety_nine_requests_that_an_app_does_not_read_delay_nobody_and_cost_at_most_eight_mebibytes() {
-    stalled_streams(App::Http1, Stall::Application).await;
-    stalled_streams(App::H2c, Stall::Application).await;
+    stalled_streams(Side::Inbound, App::Http1, Stall::Application).await;
+    stalled_streams(Side::Inbound, App::H2c, Stall::Application).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ninety_nine_responses_that_a_client_does_not_read_delay_nobody_and_cost_at_most_eight_mebibytes() {
-    stalled_streams(App::Http1, Stall::Client).await;
-    stalled_streams(App::H2c, Stall::Client).await;
+    stalled_streams(Side::Inbound, App::Http1, Stall::Client).await;
+    stalled_streams(Side::Inbound, App::H2c, Stall::Client).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ninety_nine_stalled_streams_of_an_app_cost_its_own_sidecar_at_most_eight_mebibytes() {
+    stalled_streams(Side::Outbound, App::H2c, Stall::Application).await;
+    stalled_streams(Side::Outbound, App::H2c, Stall::Client).await;
 }

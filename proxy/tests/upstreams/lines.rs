@@ -167,8 +167,10 @@ async fn what_is_passed_through_arrives_as_it_was_sent() {
     let authority = Authority::new("td.test");
     let app = TcpApp::banner("220 ready\r\n").await;
     let inside = ["--mesh-cidrs", "10.0.0.0/8"];
-    let cases: [(&str, Vec<[&str; 2]>); 3] = [
+    let cases: [(&str, Vec<[&str; 2]>); 4] = [
         ("127.0.0.0/8:* passthrough\n* refuse\n", vec![inside]),
+        // A word for those who read the line: bytes go on as they are, whatever they are.
+        ("127.0.0.0/8:* passthrough as http\n* refuse\n", vec![inside]),
         ("# nothing\n", vec![inside]),
         ("# nothing\n", vec![["--kubernetes-service-host", "127.0.0.1"], ["--external", "refuse"]]),
     ];

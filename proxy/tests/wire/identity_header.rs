@@ -1,9 +1,9 @@
 //! What the app is told about its caller comes from the TLS handshake and from nowhere else.
 
-use mantlet_testkit::apps::Protocol;
+use mantlet_testkit::apps::{App, Protocol, Reply};
 use mantlet_testkit::client::{HttpClient, Request};
 
-use crate::common::{BOTH, ORDERS, app_and_inbound};
+use crate::common::{BOTH, Inbound, ORDERS, app_and_inbound};
 
 const ALLOW: &str = "allow mesh to * /**\n";
 const HEADER: &str = "x-forwarded-client-cert";
@@ -76,13 +76,36 @@ async fn an_app_cannot_choose_the_version_of_the_last_hop() {
 
 #[tokio::test]
 async fn spellings_that_an_app_may_take_for_the_identity_header_are_refused() {
-    for name in
-        ["x_forwarded_client_cert", "x-forwarded-client_cert", "x.forwarded.client.cert", "X_Mantlet-Proto"]
-    {
+    let names =
+        ["x_forwarded_client_cert", "x-forwarded-client_cert", "x.forwarded.client.cert", "X_Mantlet-Proto"];
+    for protocol in BOTH {
         let (app, inbound) = app_and_inbound(Protocol::Http1, ALLOW).await;
-        let mut client = inbound.http("web/frontend", Protocol::Http1).await;
-        let response = client.send(&Request::get("/").header(name, FORGED)).await;
-        assert_eq!(response.status, 400, "{name}");
-        assert_eq!(app.seen(), [], "{name}");
+        for name in names {
+            // HTTP/2 knows no capitals.
+            let name = if protocol == Protocol::H2c { name.to_lowercase() } else { name.to_owned() };
+            let mut client = inbound.http("web/frontend", protocol).await;
+            let response = client.send(&Request::get("/").header(&name, FORGED)).await;
+            assert_eq!(response.status, 400, "{name}");
+            assert_eq!(response.denied().as_deref(), Some("malformed(header-alias)"), "{name}");
+            assert_eq!(app.seen(), [], "{name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_app_cannot_answer_in_the_name_of_its_sidecar() {
+    for protocol in BOTH {
+        let app = App::with(protocol, |_| async {
+            let reply = Reply::ok("x").header("x-mantlet-denied", "default; id=1");
+            reply.header("x-mantlet-error", "reset; id=1").header(HEADER, FORGED).header("x-kept", "yes")
+        })
+        .await;
+        let inbound = Inbound::start(app.addr(), ALLOW).await;
+        let (_caller, addr) = inbound.caller("web/frontend", " as http").await;
+        let response = HttpClient::plain(addr, protocol).await.send(&Request::get("/")).await;
+        assert_eq!((response.status, response.header("x-kept")), (200, vec!["yes".to_owned()]));
+        for name in ["x-mantlet-denied", "x-mantlet-error", HEADER] {
+            assert!(response.header(name).is_empty(), "{protocol:?}: {response:?}");
+        }
     }
 }

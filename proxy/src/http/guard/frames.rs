@@ -14,10 +14,7 @@ const FRAME_HEAD: usize = 9;
 
 const DATA: u8 = 0x0;
 const HEADERS: u8 = 0x1;
-const PRIORITY: u8 = 0x2;
 const RST_STREAM: u8 = 0x3;
-const SETTINGS: u8 = 0x4;
-const PING: u8 = 0x6;
 const WINDOW_UPDATE: u8 = 0x8;
 const CONTINUATION: u8 = 0x9;
 /// The flag of HEADERS and CONTINUATION that ends a request head.
@@ -110,13 +107,6 @@ impl FrameScan {
             }
             CONTINUATION => self.in_head = flags & END_HEADERS == 0,
             DATA if self.skip > 0 => counts.idle = 0,
-            DATA | PRIORITY | SETTINGS | PING => {
-                self.tick(now());
-                self.counts.idle += 1;
-                if self.counts.idle > IDLE_FRAMES {
-                    return Err(Limit::Frames);
-                }
-            }
             WINDOW_UPDATE => {
                 self.tick(now());
                 let counts = &mut self.counts;
@@ -133,7 +123,15 @@ impl FrameScan {
                     return Err(Limit::Resets);
                 }
             }
-            _ => {}
+            // DATA without a byte, PRIORITY, SETTINGS, PING; and types that nobody knows, which are read and
+            // dropped (RFC 9113, 4.1).
+            _ => {
+                self.tick(now());
+                self.counts.idle += 1;
+                if self.counts.idle > IDLE_FRAMES {
+                    return Err(Limit::Frames);
+                }
+            }
         }
         Ok(())
     }
@@ -158,6 +156,12 @@ impl FrameScan {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const PRIORITY: u8 = 0x2;
+    const SETTINGS: u8 = 0x4;
+    const PING: u8 = 0x6;
+    /// PRIORITY_UPDATE, which nobody here knows.
+    const UNKNOWN: u8 = 0x10;
 
     fn frame(kind: u8, flags: u8, stream: u32, payload: usize) -> Vec<u8> {
         let length = payload as u32;
@@ -196,12 +200,15 @@ mod tests {
 
     #[test]
     fn pings_without_progress_are_a_flood_and_pings_between_data_are_not() {
-        assert!(follow(&[&frames(6, 8, 200)]).is_ok());
-        assert_eq!(follow(&[&frames(6, 8, 201)]), Err(Limit::Frames));
-        assert!(follow(&[&frames(4, 0, 150), &frames(6, 8, 51)]).is_err());
+        assert!(follow(&[&frames(PING, 8, 200)]).is_ok());
+        assert_eq!(follow(&[&frames(PING, 8, 201)]), Err(Limit::Frames));
+        assert!(follow(&[&frames(SETTINGS, 0, 150), &frames(PING, 8, 51)]).is_err());
         let busy: Vec<u8> = (0..1000).flat_map(|_| [frames(6, 8, 1), frames(0, 5, 1)].concat()).collect();
         assert!(follow(&[&busy]).is_ok());
-        assert!(follow(&[&frames(0, 0, 201)]).is_err(), "empty DATA frames lead nowhere");
+        for kind in [DATA, PRIORITY, SETTINGS, UNKNOWN] {
+            assert!(follow(&[&frames(kind, 0, 200)]).is_ok());
+            assert_eq!(follow(&[&frames(kind, 0, 201)]), Err(Limit::Frames), "type {kind} leads nowhere");
+        }
     }
 
     #[test]
