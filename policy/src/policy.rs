@@ -168,6 +168,12 @@ impl Policy {
         }
     }
 
+    /// What every port speaks that has rules: first and last port, in order.
+    pub fn protocols(&self) -> impl Iterator<Item = (u16, u16, PortProtocol)> {
+        let ranges = self.compiled().map(|compiled| &compiled.ranges).into_iter().flatten();
+        ranges.map(|(first, last, _)| (*first, *last, self.protocol(*first)))
+    }
+
     /// Whether `port` accepts callers without identity at all. From which addresses is for
     /// [`Policy::view`] and the decision.
     #[must_use]

@@ -12,6 +12,7 @@
 //! error.
 
 mod parse;
+mod served_by;
 mod table;
 
 use std::{collections::BTreeSet, fmt, sync::Arc};
@@ -19,6 +20,7 @@ use std::{collections::BTreeSet, fmt, sync::Arc};
 use mantlet_id::SpiffeId;
 
 pub use parse::parse;
+pub use served_by::{SERVED_BY, served_by};
 pub use table::{By, Lookup, Upstreams};
 
 /// What happens with connections to a destination.

@@ -145,25 +145,26 @@ fn parse_mesh(cursor: &mut Cursor<'_>, workload: &Workload) -> Located<Upstream>
 }
 
 fn parse_id(word: Word<'_>, workload: &Workload) -> Located<SpiffeId> {
-    let text = word.text;
+    identity(word.text, workload)
+        .or_else(|(message, help)| word.fault(Code::UpstreamIdentity, message, help))
+}
+
+/// One identity as people write it, or what is wrong with it and how to put it right.
+pub(super) fn identity(text: &str, workload: &Workload) -> Result<SpiffeId, (String, &'static str)> {
     let help = "write namespace/service-account, ./service-account or a full spiffe:// id";
     if text.is_empty() {
-        return word.fault(Code::UpstreamIdentity, "an identity is missing", help);
+        return Err(("an identity is missing".to_owned(), help));
     }
     if text.contains('*') {
         let help = "list the identities; a wildcard would believe whoever answers";
-        return word.fault(Code::UpstreamIdentity, format!("\"{text}\" has a wildcard"), help);
+        return Err((format!("\"{text}\" has a wildcard"), help));
     }
     let parsed = if text.starts_with("spiffe://") {
         PeerPattern::parse(text)
     } else {
         match text.strip_prefix("./") {
             Some(_) if workload.namespace.is_empty() => {
-                return word.fault(
-                    Code::UpstreamIdentity,
-                    "there is no own namespace here",
-                    "name the namespace",
-                );
+                return Err(("there is no own namespace here".to_owned(), "name the namespace"));
             }
             Some(account) => {
                 PeerPattern::short(&workload.trust_domain, &format!("{}/{account}", workload.namespace))
@@ -173,8 +174,8 @@ fn parse_id(word: Word<'_>, workload: &Workload) -> Located<SpiffeId> {
     };
     match parsed.as_ref().map(PeerPattern::exact) {
         Ok(Some(id)) => Ok(id),
-        Ok(None) => word.fault(Code::UpstreamIdentity, format!("\"{text}\" is no single identity"), help),
-        Err(error) => word.fault(Code::UpstreamIdentity, format!("\"{text}\": {error}"), help),
+        Ok(None) => Err((format!("\"{text}\" is no single identity"), help)),
+        Err(error) => Err((format!("\"{text}\": {error}"), help)),
     }
 }
 
