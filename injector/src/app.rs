@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustls::crypto::aws_lc_rs;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
@@ -23,7 +24,7 @@ use tracing::{error, warn};
 use crate::{
     certificates::{Keeper, Place, Shown, Terms, server_config},
     config::{Config, Loaded, load},
-    events, health,
+    directory_server, events, health,
     health::{Condition, Readiness},
     kubernetes::{Cluster, Namespaces},
     log,
@@ -82,6 +83,7 @@ pub fn main(program: &'static str, arguments: impl IntoIterator<Item = OsString>
         }
     };
     log::start_process_log(&config.log);
+    raise_descriptors();
     // The client of Kubernetes takes the provider of the process; everything of ours is given it.
     let _ = aws_lc_rs::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build();
@@ -114,15 +116,18 @@ async fn serve(config: Config, metrics: Arc<Metrics>, log: log::Log) -> Result<(
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let readiness = Readiness::new(Arc::clone(&metrics), log.clone());
     let (health, https) = (listen(config.admin)?, listen(config.listen)?);
+    let directory =
+        config.workload_api.map(|api| Ok::<_, Fatal>((api, bind(config.directory_listen)?))).transpose()?;
     let cluster = Cluster::infer().await?;
-    log.event(
-        "listening",
-        &[
-            ("listen", https.local_addr()?.to_string().into()),
-            ("admin", health.local_addr()?.to_string().into()),
-            ("version", env!("CARGO_PKG_VERSION").into()),
-        ],
-    );
+    let mut listening = vec![
+        ("listen", https.local_addr()?.to_string().into()),
+        ("admin", health.local_addr()?.to_string().into()),
+        ("version", env!("CARGO_PKG_VERSION").into()),
+    ];
+    if let Some((_, tcp)) = &directory {
+        listening.push(("directory", tcp.local_addr()?.to_string().into()));
+    }
+    log.event("listening", &listening);
     let _health = Task(tokio::spawn(health::serve(health, readiness.clone(), Arc::clone(&metrics))));
     tokio::select! {
         checked = check_version(&cluster, &metrics) => checked?,
@@ -157,6 +162,21 @@ async fn serve(config: Config, metrics: Arc<Metrics>, log: log::Log) -> Result<(
     let _keeper = Task(tokio::spawn(keeper.run()));
     let (recorder, reporter) = events::channel_of(&metrics, config.pod_name);
     let reporter = Task(tokio::spawn(reporter.run(cluster.clone())));
+    let (stop, stopped) = watch::channel(false);
+    let directory = match directory {
+        Some((workload_api, tcp)) => Some(directory_server::start(directory_server::Terms {
+            tcp,
+            connections: config.directory_max_connections,
+            workload_api,
+            config: Arc::clone(&config.injection),
+            events: recorder.clone(),
+            metrics: Arc::clone(&metrics),
+            readiness: readiness.clone(),
+            log: log.clone(),
+            stop: stopped.clone(),
+        })?),
+        None => None,
+    };
     let webhook = Arc::new(Webhook {
         config: config.injection,
         namespaces: Namespaces::new(cluster, Arc::clone(&metrics)),
@@ -166,7 +186,6 @@ async fn serve(config: Config, metrics: Arc<Metrics>, log: log::Log) -> Result<(
         logged: config.admissions,
         limits: webhook::Limits::new(config.head_timeout, config.connection_age),
     });
-    let (stop, stopped) = watch::channel(false);
     let mut serving = tokio::spawn(webhook::serve(webhook, https, acceptor, config.max_connections, stopped));
 
     tokio::select! {
@@ -181,6 +200,10 @@ async fn serve(config: Config, metrics: Arc<Metrics>, log: log::Log) -> Result<(
     if time::timeout(config.drain_deadline, &mut serving).await.is_err() {
         warn!(event = "drain_deadline", "requests were still in flight");
         serving.abort();
+    }
+    if let Some(directory) = directory {
+        // It ends its streams by itself, and has its own deadline for that.
+        let _ = time::timeout(config.drain_deadline, tokio::task::spawn_blocking(|| directory.join())).await;
     }
     // What was handed over is said, if it can be said quickly; the recorders are gone with the webhook.
     let mut reporter = reporter;
@@ -205,6 +228,10 @@ async fn check_version(cluster: &Cluster, metrics: &Metrics) -> Result<(), Fatal
 }
 
 fn listen(address: std::net::SocketAddr) -> Result<TcpListener, Fatal> {
+    TcpListener::from_std(bind(address)?).map_err(|error| Fatal::Listen { address, error })
+}
+
+fn bind(address: std::net::SocketAddr) -> Result<std::net::TcpListener, Fatal> {
     let open = || {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         // A port of the process before, whose connections linger.
@@ -216,9 +243,15 @@ fn listen(address: std::net::SocketAddr) -> Result<TcpListener, Fatal> {
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
-        TcpListener::from_std(socket.into())
+        Ok(socket.into())
     };
     open().map_err(|error| Fatal::Listen { address, error })
+}
+
+/// Each sidecar that asks the directory is a descriptor: as many as the process may have. What cannot be raised stays.
+fn raise_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
 /// A task that ends with this.

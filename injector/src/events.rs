@@ -1,5 +1,5 @@
 //! Kubernetes Events about the owners of pods: a pod that is refused does not exist, and its ReplicaSet is where people
-//! look.
+//! look. And about Services, where something is odd about who serves them.
 //!
 //! Admission hands an Event over and never waits. What is said again soon is said once, what does not fit is dropped;
 //! both are counted.
@@ -82,6 +82,12 @@ pub(crate) fn channel_of(metrics: &Arc<Metrics>, instance: String) -> (Recorder,
 // === impl Owner ===
 
 impl Owner {
+    /// A Service itself.
+    pub(crate) fn service(name: &str, uid: &str) -> Self {
+        let text = str::to_owned;
+        Self { api_version: text("v1"), kind: text("Service"), name: text(name), uid: text(uid) }
+    }
+
     /// The controller that `object` names; `None` for what somebody made by hand.
     pub(crate) fn of(object: &Value) -> Option<Self> {
         let owners = object.pointer("/metadata/ownerReferences")?.as_array()?;

@@ -1,7 +1,7 @@
 //! Health and metrics over plain HTTP/1.1, for the kubelet and the scraper.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     convert::Infallible,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -38,6 +38,8 @@ pub(crate) enum Condition {
 #[derive(Clone, Debug)]
 pub(crate) struct Readiness {
     missing: Arc<Mutex<Vec<(Condition, String)>>>,
+    /// What else there is to be said, and decides nothing.
+    notes: Arc<Mutex<BTreeMap<&'static str, String>>>,
     metrics: Arc<Metrics>,
     log: Log,
 }
@@ -59,7 +61,18 @@ impl Readiness {
     /// Not ready, for there is no certificate yet.
     pub(crate) fn new(metrics: Arc<Metrics>, log: Log) -> Self {
         let waits = (Condition::Certificate, "waits for the API server".to_owned());
-        Self { missing: Arc::new(Mutex::new(vec![waits])), metrics, log }
+        Self { missing: Arc::new(Mutex::new(vec![waits])), notes: Arc::default(), metrics, log }
+    }
+
+    /// Says how something stands that the API server does not need.
+    pub(crate) fn note(&self, about: &'static str, text: String) {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).insert(about, text);
+    }
+
+    /// The notes, one in a line.
+    fn notes(&self) -> String {
+        let notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        notes.iter().map(|(about, text)| format!("{about}: {text}\n")).collect()
     }
 
     /// Says that a condition holds (`None`), or what is missing.
@@ -158,8 +171,11 @@ fn answer(request: &Request<Incoming>, readiness: &Readiness, metrics: &Metrics)
         // It listens. Not more: without its webhook configuration it would otherwise be started again and again.
         "/livez" | "/startupz" => text(StatusCode::OK, "live\n".to_owned()),
         "/readyz" => match readiness.problem() {
-            None => text(StatusCode::OK, "ready\n".to_owned()),
-            Some(problem) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {problem}\n")),
+            None => text(StatusCode::OK, format!("ready\n{}", readiness.notes())),
+            Some(problem) => {
+                let notes = readiness.notes();
+                text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {problem}\n{notes}"))
+            }
         },
         "/metrics" => text(StatusCode::OK, metrics.encode()),
         _ => text(StatusCode::NOT_FOUND, "there are /livez, /readyz, /startupz and /metrics\n".to_owned()),

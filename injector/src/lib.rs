@@ -25,6 +25,8 @@ mod certificates;
 #[cfg(feature = "server")]
 mod config;
 #[cfg(feature = "server")]
+mod directory_server;
+#[cfg(feature = "server")]
 mod events;
 #[cfg(fuzzing)]
 #[allow(clippy::indexing_slicing)]
@@ -34,6 +36,8 @@ mod health;
 pub mod inject;
 #[cfg(feature = "server")]
 mod kubernetes;
+#[cfg(feature = "server")]
+mod listener;
 #[cfg(feature = "server")]
 mod log;
 pub mod metrics;

@@ -23,7 +23,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("devagent", &["id", "proto"]),
     ("proxy", &["id", "identity", "policy", "proto"]),
     ("redirect", &[]),
-    ("injector", &["id", "policy", "redirect"]),
+    ("injector", &["id", "identity", "policy", "proto", "redirect"]),
     ("cli", &["devagent", "id", "identity", "injector", "policy", "proto", "proxy", "redirect"]),
     ("testkit", &["id", "proto"]),
     ("bench", &["testkit"]),

@@ -224,6 +224,11 @@ unmeshed: {{ . }}
 {{- with .Values.external }}
 external: {{ . }}
 {{- end }}
+{{- if .Values.directory.enabled }}
+directory:
+  address: {{ printf "%s.%s.svc:%d" (include "mantlet.injector" .) .Release.Namespace (int .Values.directory.port) | quote }}
+  id: {{ printf "spiffe://%s/ns/%s/sa/%s" $domain .Release.Namespace (include "mantlet.injector" .) | quote }}
+{{- end }}
 unknown: {{ .Values.unknown }}
 unconfigured: {{ .Values.unconfigured }}
 guardrails: {{ toJson .Values.guardrails }}

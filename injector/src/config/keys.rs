@@ -31,6 +31,8 @@ pub(crate) enum Kind {
     Names,
     /// A file.
     Path,
+    /// The address of a Workload API, or nothing.
+    Endpoint,
     /// A whole number between two bounds.
     Count(usize, usize),
     /// A number with a unit, between two bounds in seconds.
@@ -165,6 +167,27 @@ pub(super) const CONNECTION_AGE: Key = key(
     Kind::Duration(1, DAY),
     "When a connection is asked to end, so that an API server finds new replicas. What is in flight is answered first.",
 );
+pub(super) const WORKLOAD_API: Key = key(
+    "workload-api",
+    "SPIFFE_ENDPOINT_SOCKET",
+    Some(""),
+    Kind::Endpoint,
+    "Where the directory has its identity from: the SPIFFE Workload API. Without it there is no directory.",
+);
+pub(super) const DIRECTORY_LISTEN: Key = key(
+    "directory-listen",
+    "MANTLET_DIRECTORY_LISTEN",
+    Some("[::]:8444"),
+    Kind::Address,
+    "Where sidecars ask the directory, by gRPC over mutual TLS; only where --workload-api is set.",
+);
+pub(super) const DIRECTORY_MAX_CONNECTIONS: Key = key(
+    "directory-max-connections",
+    "MANTLET_DIRECTORY_MAX_CONNECTIONS",
+    Some("16384"),
+    Kind::Count(8, 65_536),
+    "Connections to --directory-listen at a time; one address has at most an eighth of them.",
+);
 pub(super) const STOP_DELAY: Key = key(
     "stop-delay",
     "MANTLET_STOP_DELAY",
@@ -212,6 +235,9 @@ pub(super) static KEYS: &[Key] = &[
     MAX_CONNECTIONS,
     HEAD_TIMEOUT,
     CONNECTION_AGE,
+    WORKLOAD_API,
+    DIRECTORY_LISTEN,
+    DIRECTORY_MAX_CONNECTIONS,
     STOP_DELAY,
     DRAIN_DEADLINE,
     LOG_ADMISSIONS,
@@ -228,6 +254,7 @@ impl Kind {
             Self::Name => "NAME",
             Self::Names => "NAMES",
             Self::Path => "FILE",
+            Self::Endpoint => "ENDPOINT",
             Self::Count(..) => "COUNT",
             Self::Duration(..) => "DURATION",
             Self::Choice(_) => "WORD",
@@ -241,6 +268,7 @@ impl Kind {
             Self::Name => "a name as Kubernetes has them: a-z, 0-9, - and .".to_owned(),
             Self::Names => "names of DNS and IP addresses, separated by commas".to_owned(),
             Self::Path => "a file".to_owned(),
+            Self::Endpoint => "unix:///path/to/agent.sock or tcp://IP:PORT".to_owned(),
             Self::Count(least, most) => format!("{least} to {most}"),
             Self::Duration(least, most) => {
                 let shown = |seconds| display_duration(Duration::from_secs(seconds));

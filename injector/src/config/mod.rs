@@ -9,8 +9,11 @@ use std::{
     ffi::OsString,
     fmt, fs,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
+
+use mantlet_identity::Endpoint;
 
 use self::{
     keys::{KEYS, Key, Kind, parse_duration},
@@ -23,7 +26,7 @@ use crate::inject;
 pub(crate) struct Config {
     pub(crate) listen: SocketAddr,
     pub(crate) admin: SocketAddr,
-    pub(crate) injection: inject::Config,
+    pub(crate) injection: Arc<inject::Config>,
     pub(crate) namespace: String,
     pub(crate) service: String,
     /// Further names in the certificate.
@@ -38,6 +41,10 @@ pub(crate) struct Config {
     pub(crate) max_connections: usize,
     pub(crate) head_timeout: Duration,
     pub(crate) connection_age: Duration,
+    /// The Workload API of the directory; there is none without it.
+    pub(crate) workload_api: Option<Endpoint>,
+    pub(crate) directory_listen: SocketAddr,
+    pub(crate) directory_max_connections: usize,
     pub(crate) stop_delay: Duration,
     pub(crate) drain_deadline: Duration,
     pub(crate) admissions: Admissions,
@@ -154,6 +161,12 @@ impl Reader<'_> {
         let max_connections = self.count(&keys::MAX_CONNECTIONS);
         let head_timeout = self.duration(&keys::HEAD_TIMEOUT);
         let connection_age = self.duration(&keys::CONNECTION_AGE);
+        let workload_api = self.checked(&keys::WORKLOAD_API, |text| match text {
+            "" => Some(None),
+            text => Endpoint::parse(text).ok().map(Some),
+        });
+        let directory_listen = self.address(&keys::DIRECTORY_LISTEN);
+        let directory_max_connections = self.count(&keys::DIRECTORY_MAX_CONNECTIONS);
         let stop_delay = self.duration(&keys::STOP_DELAY);
         let drain_deadline = self.duration(&keys::DRAIN_DEADLINE);
         let admissions = self.word(&keys::LOG_ADMISSIONS);
@@ -167,7 +180,7 @@ impl Reader<'_> {
         Some(Config {
             listen: listen?,
             admin: admin?,
-            injection: injection?,
+            injection: Arc::new(injection?),
             namespace: namespace?,
             service: service?,
             names: names?,
@@ -181,6 +194,9 @@ impl Reader<'_> {
             max_connections: max_connections?,
             head_timeout: head_timeout?,
             connection_age: connection_age?,
+            workload_api: workload_api?,
+            directory_listen: directory_listen?,
+            directory_max_connections: directory_max_connections?,
             stop_delay: stop_delay?,
             drain_deadline: drain_deadline?,
             admissions: match admissions?.as_str() {

@@ -125,7 +125,7 @@ impl std::error::Error for Mistakes {}
 
 impl Document {
     /// The ports, as the rules of interception have them.
-    pub(super) fn proxy_ports(&self) -> ProxyPorts {
+    pub(crate) fn proxy_ports(&self) -> ProxyPorts {
         let super::Ports { outbound, inbound, health, admin } = self.ports;
         ProxyPorts { outbound, inbound, health, admin }
     }

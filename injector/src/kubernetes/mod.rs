@@ -1,7 +1,9 @@
 //! What this program asks of the API server: one Secret, the bundles of two webhook configurations, Events, labels of
-//! namespaces. Nothing else; the role in the chart says the same.
+//! namespaces, and for the directory lists and watches of pods, Services and EndpointSlices. Nothing else; the role in
+//! the chart says the same.
 
 mod namespaces;
+mod watch;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -42,6 +44,9 @@ pub(crate) enum Error {
     /// It does not have what it should have.
     #[error("{0}")]
     Shape(String),
+    /// What was asked about is too long ago: everything has to be listed again.
+    #[error("too long ago")]
+    Gone,
     /// Anything else.
     #[error("{}", chain(.0))]
     Kube(#[source] Box<kube::Error>),
@@ -275,6 +280,7 @@ impl From<kube::Error> for Error {
         match code(&error) {
             Some(404) => Self::NotFound,
             Some(409) => Self::Conflict,
+            Some(410) => Self::Gone,
             _ => Self::Kube(Box::new(error)),
         }
     }

@@ -3,6 +3,8 @@
 //! The list of families needs no server, so that `mantlet metrics --describe` can show it.
 
 #[cfg(feature = "server")]
+mod directory;
+#[cfg(feature = "server")]
 mod exposition;
 #[cfg(feature = "server")]
 mod process;
@@ -15,8 +17,12 @@ use serde::Serialize;
 
 #[cfg(feature = "server")]
 pub(crate) use self::{
+    directory::DirectoryMetrics,
     registry::Metrics,
-    words::{Admission, BadRequest, Call, EventResult, Handshake, Refused, Rotation, Webhook},
+    words::{
+        Admission, BadRequest, Call, Caller, EventResult, Handshake, Refused, Rotation, Said, StreamEnd,
+        Watched, Webhook,
+    },
 };
 
 /// One family.
@@ -110,7 +116,7 @@ pub(crate) const EVENTS: Family = family(
     "mantlet_injector_events_total",
     "counter",
     &["result"],
-    "Kubernetes Events about the owners of pods.",
+    "Kubernetes Events about the owners of pods, and about Services.",
 );
 pub(crate) const READY: Family =
     family("mantlet_injector_ready", "gauge", &[], "Whether the API server can be served.");
@@ -119,6 +125,92 @@ pub(crate) const LINES_DROPPED: Family = family(
     "counter",
     &[],
     "Admission lines lost because nobody read them.",
+);
+pub(crate) const DIRECTORY_READY: Family = family(
+    "mantlet_injector_directory_ready",
+    "gauge",
+    &[],
+    "Whether the directory knows the whole cluster and has an identity; 0 where it is off.",
+);
+pub(crate) const DIRECTORY_CONNECTIONS: Family = family(
+    "mantlet_injector_directory_connections",
+    "gauge",
+    &[],
+    "Open connections on the directory's port.",
+);
+pub(crate) const DIRECTORY_HANDSHAKES: Family = family(
+    "mantlet_injector_directory_handshakes_total",
+    "counter",
+    &["result"],
+    "TLS handshakes on the directory's port.",
+);
+pub(crate) const DIRECTORY_REFUSED: Family = family(
+    "mantlet_injector_directory_refused_total",
+    "counter",
+    &["limit"],
+    "Connections to the directory that ran into a limit.",
+);
+pub(crate) const DIRECTORY_SUBSCRIBERS: Family = family(
+    "mantlet_injector_directory_subscribers",
+    "gauge",
+    &[],
+    "Streams of sidecars that follow addresses.",
+);
+pub(crate) const DIRECTORY_FOLLOWED: Family = family(
+    "mantlet_injector_directory_followed_addresses",
+    "gauge",
+    &[],
+    "Addresses that streams follow, counted once for each stream.",
+);
+pub(crate) const DIRECTORY_ANSWERS: Family = family(
+    "mantlet_injector_directory_answers_total",
+    "counter",
+    &["says"],
+    "Answers sent, first ones and changes.",
+);
+pub(crate) const DIRECTORY_STREAM_ENDS: Family =
+    family("mantlet_injector_directory_stream_ends_total", "counter", &["reason"], "Streams that ended.");
+pub(crate) const DIRECTORY_OBJECTS: Family = family(
+    "mantlet_injector_directory_objects",
+    "gauge",
+    &["kind"],
+    "Objects of the cluster that are known.",
+);
+pub(crate) const DIRECTORY_WATCH_ERRORS: Family = family(
+    "mantlet_injector_directory_watch_errors_total",
+    "counter",
+    &["kind"],
+    "Lists and watches that failed. What was known holds meanwhile.",
+);
+pub(crate) const DIRECTORY_RELISTS: Family = family(
+    "mantlet_injector_directory_relists_total",
+    "counter",
+    &["kind"],
+    "Complete lists taken over, the first one included.",
+);
+pub(crate) const DIRECTORY_SYNC: Family = family(
+    "mantlet_injector_directory_last_sync_timestamp_seconds",
+    "gauge",
+    &["kind"],
+    "When the API server last said anything about these objects, since the epoch; 0 before it did.",
+);
+pub(crate) const DIRECTORY_LEFT_OUT: Family = family(
+    "mantlet_injector_directory_left_out_endpoints",
+    "gauge",
+    &[],
+    "Endpoints that mantlet.dev/served-by of their Service leaves out by now.",
+);
+pub(crate) const DIRECTORY_MIXED: Family = family(
+    "mantlet_injector_directory_mixed_services",
+    "gauge",
+    &[],
+    "Services without mantlet.dev/served-by that several service accounts serve by now.",
+);
+pub(crate) const DIRECTORY_CERT_NOT_AFTER: Family = family(
+    "mantlet_injector_directory_cert_not_after_timestamp_seconds",
+    "gauge",
+    &[],
+    "When the directory's SVID expires, since the epoch; 0 without one.",
 );
 pub(crate) const BUILD_INFO: Family =
     family("mantlet_injector_build_info", "gauge", &["version"], "The version of the injector.");
@@ -149,6 +241,21 @@ pub static FAMILIES: &[Family] = &[
     EVENTS,
     READY,
     LINES_DROPPED,
+    DIRECTORY_READY,
+    DIRECTORY_CONNECTIONS,
+    DIRECTORY_HANDSHAKES,
+    DIRECTORY_REFUSED,
+    DIRECTORY_SUBSCRIBERS,
+    DIRECTORY_FOLLOWED,
+    DIRECTORY_ANSWERS,
+    DIRECTORY_STREAM_ENDS,
+    DIRECTORY_OBJECTS,
+    DIRECTORY_WATCH_ERRORS,
+    DIRECTORY_RELISTS,
+    DIRECTORY_SYNC,
+    DIRECTORY_LEFT_OUT,
+    DIRECTORY_MIXED,
+    DIRECTORY_CERT_NOT_AFTER,
     BUILD_INFO,
     CPU,
     RESIDENT,

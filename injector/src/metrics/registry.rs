@@ -2,7 +2,10 @@
 //! increase for its first event, and nothing that somebody sends can make a series.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -10,6 +13,7 @@ use super::{
     ADMISSION_DURATION, ADMISSIONS, AUTHORITY_NOT_AFTER, BAD_REQUESTS, BUILD_INFO, CERT_NOT_AFTER,
     CERT_NOT_BEFORE, CONNECTIONS, DRY_RUNS, EVENTS, Family, HANDSHAKES, KUBERNETES_ERRORS, LINES_DROPPED,
     READY, REFUSED, ROTATIONS,
+    directory::DirectoryMetrics,
     exposition::Text,
     process,
     words::{Admission, BadRequest, Call, EventResult, Handshake, Refused, Rotation, Webhook},
@@ -36,6 +40,8 @@ pub(crate) struct Metrics {
     authority_not_after: AtomicU64,
     ready: AtomicBool,
     lines_dropped: AtomicU64,
+    /// The directory's, which live as long as these.
+    pub(crate) directory: Arc<DirectoryMetrics>,
 }
 
 const RESULTS: [&str; 5] = ["injected", "skipped", "denied", "allowed", "error"];
@@ -70,6 +76,7 @@ impl Default for Metrics {
             authority_not_after: AtomicU64::default(),
             ready: AtomicBool::default(),
             lines_dropped: AtomicU64::default(),
+            directory: Arc::default(),
         }
     }
 }
@@ -174,6 +181,7 @@ impl Metrics {
         text.single(&AUTHORITY_NOT_AFTER, of(&self.authority_not_after));
         text.single(&READY, f64::from(u8::from(self.ready.load(Ordering::Relaxed))));
         text.single(&LINES_DROPPED, of(&self.lines_dropped));
+        self.directory.write(&mut text);
         text.family(&BUILD_INFO);
         text.series(&BUILD_INFO, &[env!("CARGO_PKG_VERSION")], 1.0);
         process::write(&mut text);
@@ -181,7 +189,7 @@ impl Metrics {
     }
 }
 
-fn bump(counter: Option<&AtomicU64>) {
+pub(super) fn bump(counter: Option<&AtomicU64>) {
     if let Some(counter) = counter {
         counter.fetch_add(1, Ordering::Relaxed);
     }

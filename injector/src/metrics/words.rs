@@ -5,7 +5,7 @@ use crate::inject::Reason;
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$of:meta])* $variant:ident = $word:literal,)* }) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+        #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
         pub(crate) enum $name {
             $($(#[$of])* $variant,)*
         }
@@ -127,6 +127,70 @@ words! {
         Dropped = "dropped",
         /// The API server did not take it.
         Failed = "failed",
+    }
+}
+
+words! {
+    /// A kind of objects that the directory watches.
+    Watched {
+        /// Pods.
+        Pods = "pods",
+        /// Services.
+        Services = "services",
+        /// EndpointSlices.
+        EndpointSlices = "endpointslices",
+    }
+}
+
+words! {
+    /// What the directory says about an address.
+    Said {
+        /// Workloads with sidecars.
+        Meshed = "meshed",
+        /// Workloads without.
+        NotMeshed = "not_meshed",
+        /// Nobody that is known.
+        Unknown = "unknown",
+    }
+}
+
+words! {
+    /// How a handshake with the directory ended.
+    Caller {
+        /// Well.
+        Ok = "ok",
+        /// The client has no certificate that is good, did not want ours, or is no TLS client.
+        Failed = "failed",
+        /// The client took too long.
+        Timeout = "timeout",
+        /// It has an identity of another trust domain.
+        TrustDomain = "trust_domain",
+        /// It does not speak HTTP/2.
+        Protocol = "protocol",
+        /// We have no identity to present.
+        NoIdentity = "no_identity",
+    }
+}
+
+words! {
+    /// Why a stream of the directory ended.
+    StreamEnd {
+        /// The client ended it, or its connection.
+        Client = "client",
+        /// The client asked what is no question.
+        Question = "question",
+        /// It wanted to follow too many addresses, or all did together.
+        Limit = "limit",
+        /// The cluster is not known yet.
+        NotReady = "not_ready",
+        /// The client's certificate is over.
+        PeerExpired = "peer_expired",
+        /// The trust bundle no longer vouches for the client.
+        Bundle = "bundle",
+        /// Our own identity is over or was withdrawn.
+        Withdrawn = "withdrawn",
+        /// The process stops.
+        Drain = "drain",
     }
 }
 

@@ -9,8 +9,8 @@ use tokio::{net::TcpStream, sync::watch, time};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tracing::debug;
 
-use super::{Webhook, listener::Place};
-use crate::metrics::Handshake;
+use super::Webhook;
+use crate::{listener::Place, metrics::Handshake};
 
 /// Longest handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);

@@ -8,7 +8,6 @@ mod answer;
 mod body;
 mod connection;
 mod deadline;
-mod listener;
 mod mutate;
 mod review;
 mod validate;
@@ -35,7 +34,6 @@ use tracing::error;
 use self::{
     answer::Answer,
     body::{Budget, Unread},
-    listener::Listener,
     review::Unreadable,
 };
 use crate::{
@@ -43,6 +41,7 @@ use crate::{
     events::Recorder,
     inject,
     kubernetes::Namespaces,
+    listener::Listener,
     log::Log,
     metrics::{Admission, BadRequest, Metrics, Refused, Webhook as Which},
 };
@@ -59,7 +58,7 @@ const WAY_BACK: Duration = Duration::from_millis(100);
 
 /// What answers reviews.
 pub(crate) struct Webhook {
-    pub(crate) config: inject::Config,
+    pub(crate) config: Arc<inject::Config>,
     pub(crate) namespaces: Namespaces,
     pub(crate) events: Recorder,
     pub(crate) metrics: Arc<Metrics>,
@@ -107,7 +106,9 @@ pub(crate) async fn serve(
     stop: watch::Receiver<bool>,
 ) {
     let mut stopped = stop.clone();
-    let listener = Listener::new(tcp, connections, Arc::clone(&webhook.metrics));
+    // The API server finds a place whatever one pod does.
+    let listener =
+        Listener::new(tcp, connections, connections.div_ceil(2), Arc::clone(&webhook.metrics) as _);
     let mut open = JoinSet::new();
     loop {
         tokio::select! {

@@ -64,6 +64,22 @@ async fn an_api_server_that_comes_late_is_waited_for() {
 }
 
 #[tokio::test]
+async fn a_directory_without_an_identity_keeps_nobody_from_starting_pods() {
+    let api = Api::start().await;
+    api.namespace("shop", json!({"mantlet.dev/inject": "enabled"}));
+    let away = ["--workload-api", "unix:///nobody/here.sock", "--directory-listen", "127.0.0.1:0"];
+    let injector = Injector::with(&api, "{}", &away).await;
+    injector.event("directory_unready").await;
+    let ready = injector.get("/readyz").await;
+    assert_eq!(ready.status, 200);
+    assert!(ready.text().starts_with("ready\ndirectory: pods are not known yet"), "{}", ready.text());
+    assert_eq!(injector.metric("mantlet_injector_directory_ready", &[]).await, 0.0);
+    let mut caller = injector.caller(&api).await;
+    let response = caller.review("/mutate", &create(&pod())).await;
+    assert!(response["patch"].is_string(), "{response}");
+}
+
+#[tokio::test]
 async fn a_scrape_has_what_is_described_and_promtool_has_nothing_to_say() {
     let api = Api::start().await;
     let injector = Injector::start(&api).await;

@@ -145,8 +145,7 @@ fn parse_mesh(cursor: &mut Cursor<'_>, workload: &Workload) -> Located<Upstream>
 }
 
 fn parse_id(word: Word<'_>, workload: &Workload) -> Located<SpiffeId> {
-    identity(word.text, workload)
-        .or_else(|(message, help)| word.fault(Code::UpstreamIdentity, message, help))
+    identity(word.text, workload).or_else(|(message, help)| word.fault(Code::UpstreamIdentity, message, help))
 }
 
 /// One identity as people write it, or what is wrong with it and how to put it right.

@@ -28,7 +28,10 @@ pub fn served_by(text: &str, workload: &Workload) -> Result<BTreeSet<SpiffeId>, 
     let mut ids = BTreeSet::new();
     for (count, item) in text.split(',').enumerate() {
         if count >= MOST {
-            return Err(fault(format!("more than {MOST} identities"), "name the service accounts that serve it"));
+            return Err(fault(
+                format!("more than {MOST} identities"),
+                "name the service accounts that serve it",
+            ));
         }
         ids.insert(identity(item.trim(), workload).map_err(|(message, help)| fault(message, help))?);
     }
@@ -58,7 +61,9 @@ mod tests {
 
     #[test]
     fn a_list_that_names_nobody_or_anybody_is_an_error() {
-        for wrong in ["", " ", "./orders,", "*/*", "shop/*", "orders", "./orders as http", "./a ./b", "spiffe://x"] {
+        for wrong in
+            ["", " ", "./orders,", "*/*", "shop/*", "orders", "./orders as http", "./a ./b", "spiffe://x"]
+        {
             assert!(parsed(wrong).is_err(), "{wrong}");
         }
         assert!(parsed(&vec!["./a"; 257].join(",")).unwrap_err().contains("256"));

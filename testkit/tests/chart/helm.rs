@@ -50,6 +50,7 @@ injector:
   podLabels: {team: platform}
   podAnnotations: {note: "yes"}
 admissionPolicy: {liveEdits: {restricted: true, groups: [platform, "oncall \"eu\""]}}
+directory: {enabled: true, port: 9443}
 networkPolicy: {apiServerCidrs: [192.0.2.0/24], metricsFrom: {team: observers}}
 monitoring:
   labels: {release: prometheus}

@@ -140,10 +140,71 @@ async fn the_injector_may_do_no_more_than_it_does() {
             assert!(harmless || what.ends_with(" events"), "{rule}");
         }
         for never in
-            ["pods", "deployments", "roles", "serviceaccounts", "nodes/", "impersonate", "escalate", "bind"]
+            ["pods/", "deployments", "roles", "serviceaccounts", "nodes/", "impersonate", "escalate", "bind"]
         {
             assert!(!what.contains(never), "{rule}");
         }
+    }
+    // Who is where in the cluster is the directory's to read.
+    let least = Helm::new(&peers).objects(LEAST).await;
+    let reads = |objects: &[Value], resource: &str| {
+        let rules = the(objects, "ClusterRole")["rules"].as_array().unwrap().clone();
+        let mut rules = rules.into_iter();
+        let rule = rules.find(|rule| rule["resources"].as_array().unwrap().contains(&json!(resource)));
+        rule.map(|rule| rule["verbs"].clone())
+    };
+    for resource in ["pods", "services", "endpointslices"] {
+        assert_eq!(reads(&objects, resource), Some(json!(["get", "list", "watch"])), "{resource}");
+        assert_eq!(reads(&least, resource), None, "{resource}");
+    }
+}
+
+#[tokio::test]
+async fn sidecars_are_told_where_the_directory_is_and_who_it_must_be() {
+    let Some(peers) = RealPeers::find("sidecars_are_told_where_the_directory_is") else { return };
+    let helm = Helm::new(&peers);
+    let least = helm.objects(LEAST).await;
+    assert_eq!(config(&least).document().directory, None);
+    for mode in ["{mode: csi}", "{mode: hostPath, directory: /run/agent}"] {
+        let values = format!(
+            "{LEAST}\ndirectory: {{enabled: true}}\nworkloadApi: {mode}\nspire: {{clusterSPIFFEID: {{enabled: true}}}}"
+        );
+        let objects = helm.objects(&values).await;
+        let directory = config(&objects).document().directory.clone().unwrap();
+        assert_eq!(directory.address, format!("mantlet-injector.{NAMESPACE}.svc:8444"));
+        let spec = &the(&objects, "Deployment")["spec"]["template"]["spec"];
+        let account = spec["serviceAccountName"].as_str().unwrap();
+        assert_eq!(directory.id, format!("spiffe://prod.test/ns/{NAMESPACE}/sa/{account}"));
+        // The port that the Service gives leads to what listens.
+        let ports = the(&objects, "Service")["spec"]["ports"].as_array().unwrap().clone();
+        let port = ports.iter().find(|port| port["port"] == 8444).unwrap();
+        let container = &spec["containers"][0];
+        let ports = container["ports"].as_array().unwrap();
+        let target = ports.iter().find(|known| known["name"] == port["targetPort"]).unwrap();
+        assert_eq!(target["containerPort"], 8444);
+        assert!(container["args"].as_array().unwrap().contains(&json!("--directory-listen=[::]:8444")));
+        // Its identity: a volume, the socket in it, and who gives it.
+        let api = "--workload-api=unix:///run/mantlet/workload-api/spire-agent.sock";
+        assert!(container["args"].as_array().unwrap().contains(&json!(api)));
+        let volumes = spec["volumes"].as_array().unwrap();
+        let volume = volumes.iter().find(|volume| volume["name"] == "workload-api").unwrap();
+        assert!(
+            volume["csi"]["driver"] == "csi.spiffe.io" || volume["hostPath"]["path"] == "/run/agent",
+            "{volume}"
+        );
+        let identities = of_kind(&objects, "ClusterSPIFFEID");
+        let own = identities.iter().find(|id| id["metadata"]["name"] == "mantlet-injector").unwrap();
+        assert_eq!(
+            own["spec"]["workloadSelectorTemplates"],
+            json!([format!("k8s:container-name:{}", container["name"].as_str().unwrap())])
+        );
+        let labels = &the(&objects, "Deployment")["spec"]["template"]["metadata"]["labels"];
+        for (key, value) in own["spec"]["podSelector"]["matchLabels"].as_object().unwrap() {
+            assert_eq!(labels[key], *value);
+        }
+        assert_eq!(own["spec"]["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"], NAMESPACE);
+        let rules = the(&objects, "NetworkPolicy")["spec"]["ingress"].as_array().unwrap();
+        assert!(rules.iter().any(|rule| rule["ports"][0]["port"] == "directory"), "{rules:?}");
     }
 }
 
@@ -229,7 +290,7 @@ async fn what_is_switched_off_is_not_there() {
         ("ServiceMonitor", [0, 1, 0]),
         ("PodMonitor", [0, 1, 0]),
         ("PrometheusRule", [0, 1, 0]),
-        ("ClusterSPIFFEID", [0, 1, 0]),
+        ("ClusterSPIFFEID", [0, 2, 0]),
         ("ConfigMap", [1, 2, 1]),
     ] {
         let found = [&least, &everything, &bare].map(|objects| of_kind(objects, kind).len());

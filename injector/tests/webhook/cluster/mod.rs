@@ -106,7 +106,7 @@ impl Cluster {
             let value = match flag {
                 "--config" => config.to_str().unwrap().to_owned(),
                 "--listen" => format!("127.0.0.1:{}", self.port),
-                "--admin" => "127.0.0.1:0".to_owned(),
+                "--admin" | "--directory-listen" => "127.0.0.1:0".to_owned(),
                 _ => value.to_owned(),
             };
             command.arg(format!("{flag}={value}"));
@@ -151,13 +151,14 @@ impl Cluster {
     }
 }
 
-/// What the chart installs where only the trust domain is said.
+/// What the chart installs where only the trust domain is said, with the directory.
 async fn rendered(peers: &RealPeers) -> Vec<Value> {
     let dir = TempDir::new();
     let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/chart");
     let mut helm = Command::new(peers.program("helm"));
     helm.env("HOME", dir.path()).env_remove("KUBECONFIG").args(["template", "mantlet"]).arg(chart);
     helm.args(["--namespace", SYSTEM, "--set", "trustDomain=prod.test"]);
+    helm.args(["--set", "directory.enabled=true"]);
     let text = run(&mut helm).await.unwrap_or_else(|error| panic!("{error}"));
     let objects: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
     objects.into_iter().filter(|object| !object.is_null()).collect()

@@ -22,6 +22,13 @@ async fn the_real_api_server_calls_for_whom_it_should_and_takes_what_it_gets() {
         "it is a sidecar to this server"
     );
     assert_eq!(created["spec"]["containers"][0]["readinessProbe"]["httpGet"]["port"], 24190);
+    let told = created["spec"]["initContainers"][1].to_string();
+    assert!(told.contains("mantlet-injector.mantlet-system.svc:8444"), "where the directory is: {told}");
+    // The chart's role lets the directory read what it watches.
+    for kind in ["pods", "services", "endpointslices"] {
+        injector.metric_reaches("mantlet_injector_directory_relists_total", &[("kind", kind)], 1.0).await;
+    }
+    assert_eq!(injector.metric("mantlet_injector_directory_watch_errors_total", &[]).await, 0.0);
     let mut plain = pod("bazaar", "plain");
     plain["metadata"]["annotations"] = json!({});
     assert!(!has_sidecar(&server.create(&plain).await.unwrap()));

@@ -16,25 +16,33 @@ use tokio::{
 };
 use tracing::warn;
 
-use crate::metrics::{Metrics, Refused};
+use crate::metrics::{DirectoryMetrics, Metrics, Refused};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// The webhook's port.
-pub(super) struct Listener {
+/// A port that is listened at.
+pub(crate) struct Listener {
     tcp: TcpListener,
     permits: Arc<Semaphore>,
     addresses: Arc<Addresses>,
-    metrics: Arc<Metrics>,
+    counts: Arc<dyn Counts>,
+}
+
+/// Where connections are counted.
+pub(crate) trait Counts: Send + Sync {
+    /// One more connection, or one less.
+    fn connections(&self, change: i64);
+    /// One ran into a limit.
+    fn refused(&self, limit: Refused);
 }
 
 /// A connection's place, until it is dropped.
-pub(super) struct Place {
+pub(crate) struct Place {
     _permit: OwnedSemaphorePermit,
     addresses: Arc<Addresses>,
     address: IpAddr,
-    metrics: Arc<Metrics>,
+    counts: Arc<dyn Counts>,
 }
 
 /// Connections by address.
@@ -46,22 +54,22 @@ struct Addresses {
 // === impl Listener ===
 
 impl Listener {
-    /// At most `connections` at a time; one address has at most half of them, so that the API server finds a place
-    /// whatever one pod does.
-    pub(super) fn new(tcp: TcpListener, connections: usize, metrics: Arc<Metrics>) -> Self {
-        let addresses = Addresses { most: connections.div_ceil(2), open: Mutex::default() };
-        Self { tcp, permits: Arc::new(Semaphore::new(connections)), addresses: Arc::new(addresses), metrics }
+    /// At most `connections` at a time, of which one address has at most `of_one`: others find a place whatever one
+    /// pod does.
+    pub(crate) fn new(tcp: TcpListener, connections: usize, of_one: usize, counts: Arc<dyn Counts>) -> Self {
+        let addresses = Addresses { most: of_one, open: Mutex::default() };
+        Self { tcp, permits: Arc::new(Semaphore::new(connections)), addresses: Arc::new(addresses), counts }
     }
 
     /// The next connection. Its place is reserved before it is accepted: at the limit connections wait in the
     /// kernel's queue. Errors slow the loop down and never end it.
-    pub(super) async fn accept(&self) -> (TcpStream, Place) {
+    pub(crate) async fn accept(&self) -> (TcpStream, Place) {
         let mut pause = FIRST_PAUSE;
         loop {
             let permit = match Arc::clone(&self.permits).try_acquire_owned() {
                 Ok(permit) => permit,
                 Err(_) => {
-                    self.metrics.refused(Refused::Connections);
+                    self.counts.refused(Refused::Connections);
                     match Arc::clone(&self.permits).acquire_owned().await {
                         Ok(permit) => permit,
                         // Nobody closes the semaphore.
@@ -94,23 +102,45 @@ impl Listener {
     ) -> Option<(TcpStream, Place)> {
         let address = client.ip();
         if !self.addresses.enter(address) {
-            self.metrics.refused(Refused::Address);
+            self.counts.refused(Refused::Address);
             // A reset leaves nothing behind here, not even for a minute.
             let _ = SockRef::from(&tcp).set_linger(Some(Duration::ZERO));
             return None;
         }
         // Without it a small answer may wait for an acknowledgement.
         let _ = tcp.set_nodelay(true);
-        self.metrics.connections(1);
-        let (addresses, metrics) = (Arc::clone(&self.addresses), Arc::clone(&self.metrics));
-        Some((tcp, Place { _permit: permit, addresses, address, metrics }))
+        self.counts.connections(1);
+        let (addresses, counts) = (Arc::clone(&self.addresses), Arc::clone(&self.counts));
+        Some((tcp, Place { _permit: permit, addresses, address, counts }))
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         self.addresses.leave(self.address);
-        self.metrics.connections(-1);
+        self.counts.connections(-1);
+    }
+}
+
+// === impl Counts ===
+
+impl Counts for Metrics {
+    fn connections(&self, change: i64) {
+        Self::connections(self, change);
+    }
+
+    fn refused(&self, limit: Refused) {
+        Self::refused(self, limit);
+    }
+}
+
+impl Counts for DirectoryMetrics {
+    fn connections(&self, change: i64) {
+        Self::connections(self, change);
+    }
+
+    fn refused(&self, limit: Refused) {
+        Self::refused(self, limit);
     }
 }
 
