@@ -130,7 +130,13 @@ impl App {
             let addr = bind_all(*listen, "inbound", &Route::Inbound(origin), &mut listeners)?;
             listening(&log, "inbound", addr, Some(upstream.to_string()));
         }
-        let mut destinations = Destinations::new(&config);
+        let level = match config.metrics_level {
+            MetricsLevel::Minimal => metrics::Level::Minimal,
+            MetricsLevel::Default => metrics::Level::Default,
+            MetricsLevel::Full => metrics::Level::Full,
+        };
+        let metrics = Metrics::new(metrics::Options { level, peers: config.metrics_peers });
+        let mut destinations = Destinations::new(&config, &metrics);
         for listener in &config.outbound {
             let route = destinations.route(listener);
             let addr = bind_all(listener.listen, "outbound", &route, &mut listeners)?;
@@ -155,12 +161,6 @@ impl App {
         for (socket, _) in listeners.iter().flatten() {
             sys::keep_alive(socket, config.dead_after).map_err(system("keep-alive"))?;
         }
-        let level = match config.metrics_level {
-            MetricsLevel::Minimal => metrics::Level::Minimal,
-            MetricsLevel::Default => metrics::Level::Default,
-            MetricsLevel::Full => metrics::Level::Full,
-        };
-        let metrics = Metrics::new(metrics::Options { level, peers: config.metrics_peers });
         Ok(Self { config, log, metrics, listeners, admin, own_calls, destinations })
     }
 

@@ -56,6 +56,16 @@ pub const PENDING_REQUESTS: usize = 1024;
 pub const KEPT_BODY: usize = 64 * 1024;
 /// The same of all requests of the process together.
 pub const KEPT_BODIES: usize = 1024 * 1024;
+/// Addresses that the sidecar follows in the cluster's directory.
+pub const DIRECTORY_ADDRESSES: usize = 4096;
+/// Endpoints of one address in an answer of the directory.
+pub const DIRECTORY_ENDPOINTS: usize = 4096;
+/// Endpoints of all addresses together.
+pub const DIRECTORY_TOTAL: usize = 16_384;
+/// Connections that wait for the directory's answer.
+pub const DIRECTORY_WAITING: usize = 4096;
+/// So long a connection waits for the directory's answer.
+pub const DIRECTORY_HOLD: Duration = Duration::from_secs(2);
 /// The longest that the accept loop pauses when descriptors or memory have run out.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -220,6 +230,36 @@ pub const TABLE: &[Row] = &[
         Number::PerSecond(WINDOW_UPDATES as u64),
         "closed",
         "mantlet_limits_reached_total{limit=\"frames\"}",
+    ),
+    row(
+        "addresses that are followed in the cluster's directory and in use",
+        Number::Count(DIRECTORY_ADDRESSES as u64),
+        "a further one is not asked for, and counts as unknown",
+        "mantlet_directory_waits_total{result=\"limit\"}",
+    ),
+    row(
+        "endpoints of one address in the directory's answer",
+        Number::Count(DIRECTORY_ENDPOINTS as u64),
+        "the answer is dropped, and the one before it holds",
+        "mantlet_directory_answers_total{kind=\"malformed\"}",
+    ),
+    row(
+        "endpoints of all addresses that are followed",
+        Number::Count(DIRECTORY_TOTAL as u64),
+        "an answer with more is dropped, and the one before it holds",
+        "mantlet_directory_answers_total{kind=\"too_large\"}",
+    ),
+    row(
+        "connections that wait for the directory's answer",
+        Number::Count(DIRECTORY_WAITING as u64),
+        "the destination of a further one counts as unknown",
+        "mantlet_directory_waits_total{result=\"limit\"}",
+    ),
+    row(
+        "wait for the directory's answer",
+        Number::Time(DIRECTORY_HOLD),
+        "the destination counts as unknown",
+        "mantlet_directory_waits_total{result=\"timeout\"}",
     ),
     row("unread bytes of a stream", Number::Bytes(STREAM_WINDOW as u64), "the sender waits", "-"),
     row("unread bytes of a connection", Number::Bytes(CONNECTION_WINDOW as u64), "the sender waits", "-"),

@@ -253,7 +253,7 @@ async fn http(
     let service = move |request| Arc::clone(&serving).request(request);
     // The application is not told that the own identity is gone: its requests fail with the reason. A
     // destination that is no longer what it was has to be looked up anew, by another connection.
-    let leave = connection.endpoints.standing().over();
+    let leave = connection.endpoints.over_for_http();
     let (fault, told) = (io.fault(), drain.clone());
     tokio::select! {
         served = server::serve(io, version, service, connection.outbound.timeouts, drain, leave) => {

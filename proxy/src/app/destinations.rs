@@ -8,7 +8,7 @@ use mantlet_identity::IdentityHandle;
 use crate::{
     addr::OrigDst,
     config::{Config, OutboundListener, Peer},
-    directory::{ApiServer, Directory, Explicit, Fleet, Lines, LinesWatch, Source, Table},
+    directory::{ApiServer, Cluster, Directory, Explicit, Fleet, Follower, Lines, LinesWatch, Source, Table},
     dns::{Names, Resolver},
     listener::Origin,
     log::Log,
@@ -23,6 +23,7 @@ pub(super) struct Destinations {
     names: Names,
     fleet: Fleet,
     lines: Lines,
+    cluster: Option<Cluster>,
     own: Arc<OnceLock<TrustDomain>>,
     table: Arc<Table>,
     explicit: Vec<Arc<Explicit>>,
@@ -31,7 +32,7 @@ pub(super) struct Destinations {
 // === impl Destinations ===
 
 impl Destinations {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &Config, metrics: &Arc<Metrics>) -> Self {
         let (names, fleet) = (Names::new(config.reach.dns_keep), Fleet::default());
         let lines = Lines::new(&names, &fleet);
         let own = Arc::new(config.trust_domain.clone().map_or_else(OnceLock::new, OnceLock::from));
@@ -40,8 +41,14 @@ impl Destinations {
         if let Some(upstream) = config.reach.api_server.clone() {
             sources.push(Box::new(ApiServer::new(upstream, &names)));
         }
+        let ranges = &config.reach.defaults.mesh_cidrs;
+        let cluster =
+            config.reach.directory.is_some().then(|| Cluster::new(ranges.clone(), fleet.clone(), metrics));
+        if let Some(cluster) = cluster.clone() {
+            sources.push(Box::new(cluster));
+        }
         let table = Table::new(sources, config.reach.defaults.clone(), Arc::clone(&own), fleet.clone());
-        Self { names, fleet, lines, own, table: Arc::new(table), explicit: Vec::new() }
+        Self { names, fleet, lines, cluster, own, table: Arc::new(table), explicit: Vec::new() }
     }
 
     /// Where the connections of an explicit listener go.
@@ -71,9 +78,15 @@ impl Destinations {
         metrics: &Arc<Metrics>,
         log: &Log,
     ) -> Fleet {
-        let Self { names, fleet, lines, own, explicit, .. } = self;
+        let Self { names, fleet, lines, cluster, own, explicit, .. } = self;
         let (resolv_conf, hosts) = (config.reach.resolv_conf.clone(), config.reach.hosts.clone());
-        vital::spawn("names", names.run(Resolver::new(resolv_conf, hosts, Arc::clone(metrics))));
+        let resolver = Resolver::new(resolv_conf, hosts, Arc::clone(metrics));
+        vital::spawn("names", names.run(resolver.clone()));
+        if let (Some(cluster), Some(server)) = (cluster, config.reach.directory.clone()) {
+            let follower =
+                Follower { cluster, server, identity: identity.clone(), resolver, log: log.clone() };
+            vital::spawn("directory", follower.run());
+        }
         for explicit in explicit {
             vital::spawn("addresses", explicit.follow());
         }

@@ -61,6 +61,10 @@ pub enum Id {
     MetricsPeers,
     /// Upstreams as a plain file.
     Upstreams,
+    /// The cluster's directory.
+    Directory,
+    /// Who the directory must be.
+    DirectoryId,
     /// The cluster's networks.
     MeshCidrs,
     /// Workloads without a sidecar.

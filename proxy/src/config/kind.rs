@@ -11,6 +11,10 @@ pub enum Kind {
     Outbound,
     /// A Workload API endpoint.
     Endpoint,
+    /// `host:port`.
+    HostPort,
+    /// A whole SPIFFE ID.
+    SpiffeId,
     /// A trust domain name.
     TrustDomain,
     /// A Kubernetes object name.
@@ -53,6 +57,14 @@ impl Kind {
                                e.g. 127.0.0.1:9000=orders.shop:8080 is shop/orders as http"
                 .to_owned(),
             Self::Endpoint => "unix:///path or tcp://ip:port, e.g. unix:///run/spire/agent.sock".to_owned(),
+            Self::HostPort => {
+                "a DNS name or an IP address, and a port, e.g. mantlet-injector.mantlet-system.svc:9444"
+                    .to_owned()
+            }
+            Self::SpiffeId => {
+                "spiffe://TRUST-DOMAIN/PATH, e.g. spiffe://prod.example/ns/mantlet-system/sa/mantlet-injector"
+                    .to_owned()
+            }
             Self::TrustDomain => "a trust domain name (a-z 0-9 . _ -), e.g. prod.example".to_owned(),
             Self::Name => "a Kubernetes name (A-Z a-z 0-9 . _ -), e.g. shop".to_owned(),
             Self::Text => "text of 1 to 1024 bytes without control characters".to_owned(),

@@ -133,18 +133,22 @@ fn listen_address(text: &str) -> Checked<SocketAddr> {
 }
 
 fn upstream_address(text: &str) -> Checked<UpstreamAddr> {
+    host_port(text).map_err(|problem| format!("UPSTREAM: {problem}"))
+}
+
+pub(super) fn host_port(text: &str) -> Checked<UpstreamAddr> {
     if let Ok(ip) = address(text) {
         return match ip.port() {
-            0 => Err("UPSTREAM: port 0 is nowhere".to_owned()),
+            0 => Err("port 0 is nowhere".to_owned()),
             _ => Ok(UpstreamAddr::Ip(ip)),
         };
     }
-    let (name, port) = text.rsplit_once(':').ok_or("UPSTREAM: no port")?;
+    let (name, port) = text.rsplit_once(':').ok_or("no port")?;
     let port = match port.parse::<u16>() {
         Ok(port) if port != 0 => port,
-        _ => return Err("UPSTREAM: the port is not a number from 1 to 65535".to_owned()),
+        _ => return Err("the port is not a number from 1 to 65535".to_owned()),
     };
-    let name = dns_name(name).ok_or("UPSTREAM: neither an IP address nor a DNS name")?;
+    let name = dns_name(name).ok_or("neither an IP address nor a DNS name")?;
     Ok(UpstreamAddr::Name { host: name, port })
 }
 

@@ -33,7 +33,7 @@ pub use self::{
     listeners::{InboundListener, OutboundListener, Peer, UpstreamAddr, UpstreamProtocol},
     probes::{Action, Handler, Probes},
     raw::{Source, command},
-    reach::{Defaults, Otherwise, Reach, Unknown, UpstreamsLocation},
+    reach::{Defaults, DirectoryServer, Otherwise, Reach, Unknown, UpstreamsLocation},
 };
 use self::{
     raw::{DRAIN, FOR, LEVEL, LOG_LEVEL, PRINT_CONFIG, Raw},

@@ -3,10 +3,11 @@
 use std::{path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
+use mantlet_id::SpiffeId;
 
 use super::{
     PolicyLocation, UpstreamAddr,
-    keys::Id,
+    keys::{Id, Kind},
     listeners,
     reader::{Reader, Taken},
     values::{self, Checked},
@@ -21,6 +22,8 @@ pub struct Reach {
     pub defaults: Defaults,
     /// The Kubernetes API server.
     pub api_server: Option<UpstreamAddr>,
+    /// The cluster's directory.
+    pub directory: Option<DirectoryServer>,
     /// `resolv.conf`.
     pub resolv_conf: PathBuf,
     /// `hosts`.
@@ -38,6 +41,15 @@ pub enum UpstreamsLocation {
     File(PathBuf),
     /// In a downward-API annotations file.
     Annotations(PathBuf),
+}
+
+/// Where the cluster's directory is.
+#[derive(Clone, Debug)]
+pub struct DirectoryServer {
+    /// Where to dial.
+    pub addr: UpstreamAddr,
+    /// Who must be there.
+    pub id: SpiffeId,
 }
 
 /// What holds for destinations that nobody knows.
@@ -76,6 +88,7 @@ pub enum Unknown {
 impl Reader<'_> {
     pub(super) fn reach(&mut self, policy: &Taken<PolicyLocation>) -> Taken<Reach> {
         let upstreams = self.optional(Id::Upstreams, values::path);
+        let directory = self.directory();
         let mesh_cidrs = self.optional(Id::MeshCidrs, networks);
         let unmeshed = self.required(Id::Unmeshed, otherwise);
         let external = self.required(Id::External, otherwise);
@@ -100,10 +113,30 @@ impl Reader<'_> {
                 mesh_cidrs: mesh_cidrs?.unwrap_or_default(),
             },
             api_server: host?.map(|host| host.at(port)),
+            directory: directory?,
             resolv_conf: resolv_conf?,
             hosts: hosts?,
             dns_keep: dns_keep?,
         })
+    }
+
+    /// Where it is and who it must be: neither means anything alone.
+    fn directory(&mut self) -> Taken<Option<DirectoryServer>> {
+        let addr = self.optional(Id::Directory, listeners::host_port);
+        let id =
+            self.optional(Id::DirectoryId, |text| SpiffeId::parse(text).map_err(|error| error.to_string()));
+        match (addr?, id?) {
+            (Some(addr), Some(id)) => Ok(Some(DirectoryServer { addr, id })),
+            (None, None) => Ok(None),
+            (Some(_), None) => {
+                let accepts = Kind::SpiffeId.accepts();
+                Err(self.mistake(Id::DirectoryId, None, "missing, and --directory needs it", &accepts))
+            }
+            (None, Some(_)) => {
+                let accepts = Kind::HostPort.accepts();
+                Err(self.mistake(Id::Directory, None, "missing, and --directory-id is about it", &accepts))
+            }
+        }
     }
 }
 

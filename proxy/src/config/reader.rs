@@ -325,7 +325,13 @@ impl Reader<'_> {
         self.optional_count(id)?.ok_or(Reported)
     }
 
-    fn mistake(&mut self, id: Id, value: Option<String>, problem: &str, accepts: &str) -> Reported {
+    pub(super) fn mistake(
+        &mut self,
+        id: Id,
+        value: Option<String>,
+        problem: &str,
+        accepts: &str,
+    ) -> Reported {
         let key = match keys::find(id) {
             Some(key) if id == Id::WorkloadApi => format!("--{} (or {})", key.flag, key.environment),
             Some(key) => format!("--{}", key.flag),

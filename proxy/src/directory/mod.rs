@@ -4,6 +4,7 @@
 //! something says so before any handshake.
 
 pub mod balance;
+mod cluster;
 mod explicit;
 mod fleet;
 mod lines;
@@ -16,9 +17,13 @@ use std::{net::SocketAddr, sync::Arc};
 use arc_swap::ArcSwap;
 use mantlet_id::SpiffeId;
 use mantlet_identity::ExpectedPeer;
+use tokio::sync::watch::Sender;
 
 use self::balance::Health;
+#[cfg(fuzzing)]
+pub use self::cluster::fuzzing;
 pub use self::{
+    cluster::{Cluster, Follower},
     explicit::Explicit,
     fleet::Fleet,
     lines::Lines,
@@ -49,13 +54,15 @@ pub enum Destination {
 /// The endpoints of a destination as they stand at each moment: a connection of the application may
 /// outlive the workloads that it began with.
 #[derive(Clone, Debug)]
-pub struct Endpoints(Arc<Live>);
+pub struct Endpoints {
+    live: Arc<Live>,
+    standing: Standing,
+}
 
 #[derive(Debug)]
 struct Live {
-    protocol: EndpointProtocol,
+    protocol: Sender<EndpointProtocol>,
     current: ArcSwap<Vec<Endpoint>>,
-    standing: Standing,
 }
 
 /// One workload that can be dialled.
@@ -98,35 +105,53 @@ impl Endpoints {
     /// These, until they are replaced, for as long as `standing` says.
     #[must_use]
     pub fn new(endpoints: Vec<Endpoint>, protocol: EndpointProtocol, standing: Standing) -> Self {
-        let current = ArcSwap::from_pointee(endpoints);
-        Self(Arc::new(Live { protocol, current, standing }))
+        let (protocol, current) = (Sender::new(protocol), ArcSwap::from_pointee(endpoints));
+        Self { live: Arc::new(Live { protocol, current }), standing }
     }
 
-    /// How to speak to them, also while there are none.
+    /// How to speak to them, also while there are none: what holds for a connection that begins now.
     #[must_use]
     pub fn protocol(&self) -> EndpointProtocol {
-        self.0.protocol
+        *self.live.protocol.borrow()
     }
 
     /// Those of this moment.
     #[must_use]
     pub fn current(&self) -> Arc<Vec<Endpoint>> {
-        self.0.current.load_full()
+        self.live.current.load_full()
     }
 
     /// For how long the destination is what it is.
     #[must_use]
     pub fn standing(&self) -> &Standing {
-        &self.0.standing
+        &self.standing
+    }
+
+    /// Returns when no HTTP can be sent there any more: the destination is over, or speaks bytes by now.
+    pub async fn over_for_http(&self) {
+        let mut protocol = self.live.protocol.subscribe();
+        tokio::select! {
+            () = self.standing.over() => {}
+            _ = protocol.wait_for(|protocol| *protocol == EndpointProtocol::Opaque) => {}
+        }
+    }
+
+    /// The same endpoints, for those who also go by `other`.
+    fn under(self, other: Standing) -> Self {
+        Self { standing: self.standing.under(other), ..self }
+    }
+
+    fn speak(&self, protocol: EndpointProtocol) {
+        self.live.protocol.send_if_modified(|now| std::mem::replace(now, protocol) != protocol);
     }
 
     fn replace(&self, endpoints: Vec<Endpoint>) {
-        self.0.current.store(Arc::new(endpoints));
+        self.live.current.store(Arc::new(endpoints));
     }
 
     /// Whether anybody else holds them.
     fn is_in_use(&self) -> bool {
-        Arc::strong_count(&self.0) > 1
+        Arc::strong_count(&self.live) > 1
     }
 }
 

@@ -76,8 +76,16 @@ impl Table {
 
     /// Where connections to `wanted` go.
     pub async fn resolve(&self, wanted: OrigDst) -> Destination {
-        for source in &self.sources {
+        for (n, source) in self.sources.iter().enumerate() {
             match source.find(wanted).await {
+                // A source that comes first and is silent can come to speak.
+                Answer::Goes(Destination::Mesh(endpoints)) => {
+                    let silent = self.sources.iter().take(n).find_map(|source| source.silence(wanted, false));
+                    return Destination::Mesh(match silent {
+                        Some(standing) => endpoints.under(standing),
+                        None => endpoints,
+                    });
+                }
                 Answer::Goes(destination) => return destination,
                 Answer::Unmeshed => return self.otherwise(self.defaults.unmeshed, wanted),
                 Answer::Silent => {}
@@ -118,10 +126,14 @@ impl Table {
 
     /// Whether an address belongs to the cluster. While nobody has said which do, every one may.
     fn is_inside(&self, ip: IpAddr) -> bool {
-        let ip = ip.to_canonical();
-        let ranges = &self.defaults.mesh_cidrs;
-        ranges.is_empty() || ranges.iter().any(|range: &IpNet| range.contains(&ip))
+        is_inside(&self.defaults.mesh_cidrs, ip)
     }
+}
+
+/// Whether an address belongs to these networks; without any, every address does.
+pub(super) fn is_inside(ranges: &[IpNet], ip: IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    ranges.is_empty() || ranges.iter().any(|range| range.contains(&ip))
 }
 
 // === impl ApiServer ===

@@ -10,6 +10,7 @@ mod bytes;
 mod catalog;
 mod connection;
 mod decision;
+mod directory;
 mod family;
 mod handshake;
 mod labels;
@@ -36,13 +37,14 @@ pub use self::{
     request::{RequestGuard, RequestMetrics},
     state::{BundleNow, IdentityNow, LinesNow, Now, PolicyNow},
     vocabulary::{
-        CloseReason, CodeClass, ConnectResult, Direction, EndpointState, Full, GrpcStatus, Io, Layer, Limit,
-        LogStream, LookupResult, MethodLabel, PoolState, RefreshResult, ReloadResult, TlsCipher, TlsGroup,
-        TlsVersion, Transport,
+        CloseReason, CodeClass, ConnectResult, Direction, DirectoryAnswer, DirectoryEnd, DirectoryState,
+        DirectoryWait, EndpointState, Full, GrpcStatus, Io, Layer, Limit, LogStream, LookupResult,
+        MethodLabel, PoolState, RefreshResult, ReloadResult, TlsCipher, TlsGroup, TlsVersion, Transport,
     },
 };
 use self::{
     catalog::Catalog,
+    directory::Directory,
     labels::PeerLabels,
     reach::Reach,
     state::State,
@@ -66,6 +68,7 @@ pub struct Metrics {
     traffic: Traffic,
     state: State,
     reach: Reach,
+    directory: Directory,
 }
 
 // === impl Options ===
@@ -84,13 +87,14 @@ impl Metrics {
     pub fn new(options: Options) -> Arc<Self> {
         let traffic = Traffic::new();
         let state = State::new(&traffic);
-        let reach = Reach::new();
+        let (reach, directory) = (Reach::new(), Directory::default());
         let mut catalog = Catalog::new(options.level);
         traffic.register(&mut catalog);
         state.register(&mut catalog);
         reach.register(&mut catalog);
+        directory.register(&mut catalog);
         let peers = PeerLabels::new(options.peers);
-        Arc::new(Self { level: options.level, catalog, peers, traffic, state, reach })
+        Arc::new(Self { level: options.level, catalog, peers, traffic, state, reach, directory })
     }
 
     /// Every family, whatever the level shows.

@@ -188,6 +188,66 @@ closed_enum! {
 }
 
 closed_enum! {
+    /// Whether the stream to the cluster's directory is there.
+    DirectoryState {
+        /// It is.
+        Connected = "connected",
+        /// It is not: what was known holds on.
+        Away = "away",
+    }
+}
+
+closed_enum! {
+    /// An answer of the cluster's directory.
+    DirectoryAnswer {
+        /// Workloads of the mesh.
+        Meshed = "meshed",
+        /// No workload of the mesh.
+        NotMeshed = "not_meshed",
+        /// Nobody has the address.
+        Unknown = "unknown",
+        /// It says nothing that can be used.
+        Malformed = "malformed",
+        /// There is no room for so many endpoints.
+        TooLarge = "too_large",
+        /// Nobody follows the address.
+        Unasked = "unasked",
+    }
+}
+
+closed_enum! {
+    /// Why a stream to the cluster's directory ended, or did not begin.
+    DirectoryEnd {
+        /// Its name has no address.
+        Dns = "dns",
+        /// Nobody can be reached there.
+        Connect = "connect",
+        /// The TLS handshake failed for another reason than the identity.
+        Tls = "tls",
+        /// Somebody else is there.
+        Identity = "identity",
+        /// The directory ended it.
+        Refused = "refused",
+        /// The connection was lost.
+        Lost = "lost",
+        /// The sidecar ended it: identities have changed since it began.
+        Renewed = "renewed",
+    }
+}
+
+closed_enum! {
+    /// What came of waiting for the directory's answer.
+    DirectoryWait {
+        /// The answer.
+        Answered = "answered",
+        /// Nothing, in time.
+        Timeout = "timeout",
+        /// Too many wait, or too many addresses are in use.
+        Limit = "limit",
+    }
+}
+
+closed_enum! {
     /// What a decision is about.
     Layer {
         /// A request.

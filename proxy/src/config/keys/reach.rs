@@ -12,6 +12,18 @@ pub(super) const REACH: &[Key] = &[
         ..key(Id::Upstreams, OUTBOUND, "upstreams", "MANTLET_UPSTREAMS", "FILE", Kind::Path)
     },
     Key {
+        unset: "no directory: only lines say who is where",
+        meaning: "The cluster's directory, which the injector serves: it is asked about destinations inside \
+                  --mesh-cidrs that no line names. It says which endpoints they have and which identities to \
+                  expect, and tells every change. What it said holds on while it cannot be reached.",
+        ..key(Id::Directory, OUTBOUND, "directory", "MANTLET_DIRECTORY", "HOST:PORT", Kind::HostPort)
+    },
+    Key {
+        unset: "required with --directory",
+        meaning: "The identity that the directory must prove.",
+        ..key(Id::DirectoryId, OUTBOUND, "directory-id", "MANTLET_DIRECTORY_ID", "ID", Kind::SpiffeId)
+    },
+    Key {
         unset: "every address counts as one of the mesh",
         meaning: "The cluster's pod and service ranges. What lies outside is external.",
         ..key(Id::MeshCidrs, OUTBOUND, "mesh-cidrs", "MANTLET_MESH_CIDRS", "NETWORKS", Kind::Networks)
