@@ -6,6 +6,7 @@
 pub mod apps;
 pub mod client;
 pub mod descriptors;
+pub mod directory;
 pub mod dns;
 pub mod grpc;
 mod http1;

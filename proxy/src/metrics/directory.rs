@@ -20,8 +20,7 @@ closed_labels!(AnswerLabels { kind: DirectoryAnswer });
 closed_labels!(EndLabels { reason: DirectoryEnd });
 closed_labels!(WaitLabels { result: DirectoryWait });
 
-/// The families about the directory; without one they have no series, or count nothing.
-#[derive(Default)]
+/// The families about the directory; without one they count nothing.
 pub(super) struct Directory {
     stream: Closed<StateLabels, Gauge>,
     ends: Closed<EndLabels, Counter>,
@@ -34,13 +33,32 @@ pub(super) struct Directory {
 // === impl Directory ===
 
 impl Directory {
+    pub(super) fn new() -> Self {
+        let directory = Self {
+            stream: Closed::default(),
+            ends: Closed::default(),
+            answers: Closed::default(),
+            waits: Closed::default(),
+            addresses: Gauge::default(),
+            last_contact: Gauge::default(),
+        };
+        directory.is(DirectoryState::None);
+        directory.ends.complete();
+        directory.answers.complete();
+        directory.waits.complete();
+        directory
+    }
+
+    fn is(&self, now: DirectoryState) {
+        for state in DirectoryState::ALL.iter().copied() {
+            flag(self.stream.get(StateLabels { state }), state == now);
+        }
+    }
+
     pub(super) fn register(&self, to: &mut Catalog) {
         to.add::<StateLabels>(
-            about(
-                "mantlet_directory_stream",
-                "1 for what the stream to the cluster's directory is; no series without a directory",
-            )
-            .minimal(),
+            about("mantlet_directory_stream", "1 for what the stream to the cluster's directory is")
+                .minimal(),
             self.stream.clone(),
         );
         to.add::<EndLabels>(
@@ -73,19 +91,9 @@ impl Directory {
 // === impl Metrics ===
 
 impl Metrics {
-    /// There is a directory: its counters begin at 0.
-    pub fn has_directory(&self) {
-        self.directory.ends.complete();
-        self.directory.answers.complete();
-        self.directory.waits.complete();
-        self.directory_is(DirectoryState::Away);
-    }
-
     /// Says what the stream to the directory is.
     pub fn directory_is(&self, now: DirectoryState) {
-        for state in DirectoryState::ALL.iter().copied() {
-            flag(self.directory.stream.get(StateLabels { state }), state == now);
-        }
+        self.directory.is(now);
     }
 
     /// Counts a stream that ended.

@@ -87,7 +87,7 @@ impl Metrics {
     pub fn new(options: Options) -> Arc<Self> {
         let traffic = Traffic::new();
         let state = State::new(&traffic);
-        let (reach, directory) = (Reach::new(), Directory::default());
+        let (reach, directory) = (Reach::new(), Directory::new());
         let mut catalog = Catalog::new(options.level);
         traffic.register(&mut catalog);
         state.register(&mut catalog);

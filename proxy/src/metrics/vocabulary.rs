@@ -190,6 +190,8 @@ closed_enum! {
 closed_enum! {
     /// Whether the stream to the cluster's directory is there.
     DirectoryState {
+        /// There is no directory.
+        None = "none",
         /// It is.
         Connected = "connected",
         /// It is not: what was known holds on.

@@ -35,7 +35,7 @@ use super::{Answer, Fleet, Found, Source, table::is_inside};
 use crate::{
     addr::OrigDst,
     limits::{DIRECTORY_HOLD, DIRECTORY_WAITING},
-    metrics::{DirectoryAnswer, DirectoryWait, Metrics},
+    metrics::{DirectoryAnswer, DirectoryState, DirectoryWait, Metrics},
 };
 
 /// What the directory has said. Cheap to clone.
@@ -63,7 +63,7 @@ impl Cluster {
     /// Nothing is known yet.
     #[must_use]
     pub fn new(ranges: Vec<IpNet>, fleet: Fleet, metrics: &Arc<Metrics>) -> Self {
-        metrics.has_directory();
+        metrics.directory_is(DirectoryState::Away);
         let (metrics, waiting) = (Arc::clone(metrics), AtomicUsize::new(0));
         Self { shared: Arc::new(Shared { ranges, book: Mutex::default(), fleet, metrics, waiting }) }
     }
@@ -74,7 +74,12 @@ impl Cluster {
         if !is_inside(&shared.ranges, addr.ip()) {
             return Answer::Silent;
         }
-        let looked = shared.book().look(addr, Instant::now());
+        let looked = {
+            let mut book = shared.book();
+            let looked = book.look(addr, Instant::now());
+            shared.metrics.directory_follows(book.len());
+            looked
+        };
         let (mut news, _place) = match (looked, Place::among(&shared.waiting)) {
             (Looked::Known(answer), _) => return answer,
             (Looked::Awaited(news), Some(place)) => (news, place),

@@ -148,6 +148,9 @@ impl Balanced {
                 known
             }
             other => {
+                if let Some(former) = other {
+                    former.let_go(endpoints);
+                }
                 let endpoints = Arc::clone(endpoints);
                 other.insert(Looked { generation, endpoints, hosts: Vec::new() })
             }
@@ -160,5 +163,19 @@ impl Balanced {
             .host(Key::mesh(credentials, endpoint), || Upstream::Mesh(self.dialer.clone(), endpoint.clone()));
         looked.hosts.push((endpoint.addr, Arc::clone(&host)));
         host
+    }
+}
+
+// === impl Looked ===
+
+impl Looked {
+    /// Ends the idle connections to endpoints that are not among these any more. Another destination may have
+    /// them still, and opens its own.
+    fn let_go(&self, endpoints: &[Endpoint]) {
+        for (addr, host) in &self.hosts {
+            if !endpoints.iter().any(|endpoint| endpoint.addr == *addr) {
+                host.lock().let_go();
+            }
+        }
     }
 }

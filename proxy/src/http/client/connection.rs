@@ -143,6 +143,11 @@ impl Connections {
     /// Lets go of what carries nothing, now and later. What is busy finishes.
     pub(super) fn retire(&mut self) {
         self.retired = true;
+        self.let_go();
+    }
+
+    /// Lets go of what carries nothing now. What is busy finishes.
+    pub(super) fn let_go(&mut self) {
         self.shared.clear();
         self.idle.clear();
     }
