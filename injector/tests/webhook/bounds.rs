@@ -67,18 +67,16 @@ async fn d66_a_random_a_truncated_and_an_oversized_review_are_answered_quickly_a
     bodies.extend([1, 100, 1000, MIB / 2, whole.len() - 1].map(|length| (whole[..length].to_vec(), 400)));
     for (body, status) in bodies {
         let shown = format!("{} bytes that begin with {:?}", body.len(), &body[..body.len().min(8)]);
-        let mut quickest = Duration::MAX;
+        let spent = async || injector.metric("process_cpu_seconds_total", &[]).await;
+        let before = spent().await;
         for path in ["/mutate", "/validate"].iter().cycle().take(10) {
-            let body = body.clone();
-            let begun = Instant::now();
-            let reply = caller.post(path, body).await;
-            quickest = quickest.min(begun.elapsed());
+            let reply = caller.post(path, body.clone()).await;
             assert_eq!(reply.status, status, "{shown}: {}", reply.text());
             assert!(reply.text().len() < 1000 && !reply.text().is_empty(), "{shown}");
         }
-        // An unoptimised build on a busy machine: the best of ten says what it costs. What is turned away by its
-        // size costs what the way of ten megabytes does.
-        assert!(status == 413 || quickest < Duration::from_millis(50), "{shown}: {quickest:?}");
+        // What it costs, and not how long it took: whoever compiles beside a test makes that longer.
+        let each = (spent().await - before) / 10.0;
+        assert!(each < 0.05, "{shown}: {each} s of CPU");
     }
     assert!(injector.stderr().iter().all(|line| !line.contains("panicked")));
     works(&injector, &api).await;

@@ -35,6 +35,10 @@ fn d60_whoever_dials_the_sidecar_s_own_ports_is_closed() {
             let refused = pod.lab.node.run(async move { TcpStream::connect(addr).await }).await;
             assert_eq!(refused.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused, "{addr}");
         }
+        // Whoever may dial them may not make the pod unready by it: the rules are judged by the sidecar's own proof.
+        let sidecar = Arc::clone(&pod.sidecar);
+        let ready = pod.lab.pod.run(async move { sidecar.get("/readyz").await }).await;
+        assert_eq!((ready.status, ready.text().as_str()), (200, "ready\n"));
     });
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use super::INSIDE;
+use super::{INSIDE, NEEDED, WAYS};
 use crate::TempDir;
 
 /// An ordinary user that every machine has: `nobody`.
@@ -43,26 +43,31 @@ pub fn as_ordinary_user(test: &str, built: &str, tests: &[&str]) {
     if !rustix::process::getuid().is_root() || std::env::var_os(INSIDE).is_some() {
         return;
     }
-    let there =
-        ["/usr/bin/newuidmap", "/etc/subuid", "/etc/subgid"].iter().all(|path| Path::new(path).exists());
-    if !there {
-        let how = "apt-get install uidmap";
-        let required = std::env::var_os("TEST_REQUIRE_ALL").is_some_and(|value| value == "1");
-        assert!(!required, "{test} needs newuidmap; enable: {how}");
-        return eprintln!("SKIP {test}: no newuidmap; enable: {how}");
-    }
     let scratch = TempDir::new();
     scratch.file("ids", format!("{NOBODY}:200000:65536\nnobody:200000:65536\n"));
     std::fs::create_dir(scratch.path().join("programs")).expect("a folder");
     let program = std::env::current_exe().expect("the test's program");
     let folder = Path::new(built).parent().expect("a program in a folder");
     assert!(program.starts_with(folder), "{} is not in {}", program.display(), folder.display());
+    let as_nobody = || {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-c", SCRIPT, "sh"]);
+        command.arg(scratch.path()).arg(folder).env_remove("HOME");
+        command
+    };
+    let [_, ordinary] = WAYS;
+    let possible = as_nobody().args(ordinary).args(["sh", "-c", NEEDED]).output().expect("unshare runs");
+    if !possible.status.success() {
+        let why = String::from_utf8_lossy(&possible.stderr).trim().to_owned();
+        let how = "apt-get install uidmap iproute2 nftables, on a kernel with user namespaces";
+        let required = std::env::var_os("TEST_REQUIRE_ALL").is_some_and(|value| value == "1");
+        assert!(!required, "{test} needs namespaces of an ordinary user: {why}; enable: {how}");
+        return eprintln!("SKIP {test}: no namespaces of an ordinary user: {why}; enable: {how}");
+    }
     for name in tests {
-        let mut again = Command::new("unshare");
-        again.args(["--mount", "--propagation", "private", "sh", "-c", SCRIPT, "sh"]);
-        again.arg(scratch.path()).arg(folder).arg(&program);
-        again.args([name, "--exact", "--nocapture", "--test-threads=1"]);
-        let output = again.env("TEST_REQUIRE_ALL", "1").env_remove("HOME").output().expect("unshare runs");
+        let mut again = as_nobody();
+        again.arg(&program).args([name, "--exact", "--nocapture", "--test-threads=1"]);
+        let output = again.env("TEST_REQUIRE_ALL", "1").output().expect("unshare runs");
         let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && said.contains("1 passed"), "{name} as an ordinary user:\n{said}");
     }
