@@ -106,7 +106,10 @@ impl ConnectionError {
             Self::Misdirected(_) => CloseReason::NotRedirected,
             Self::NoIdentity => CloseReason::Withdrawn,
             Self::Tls(TlsError::Timeout(_)) => CloseReason::Timeout,
-            Self::Tls(TlsError::Handshake { .. } | TlsError::Silent(_)) => CloseReason::Tls,
+            Self::Tls(TlsError::Silent(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                CloseReason::Eof
+            }
+            Self::Tls(TlsError::Handshake { source, .. } | TlsError::Silent(source)) => tls_reason(source),
             Self::Denied(_) | Self::DestinationRefused => CloseReason::Denied,
             Self::Dial(error) | Self::Send(SendError::Dial(error)) => dial_reason(error),
             Self::Send(SendError::NotHttp(_)) => CloseReason::Protocol,
@@ -114,11 +117,13 @@ impl ConnectionError {
             Self::Send(SendError::PeerExpired) => CloseReason::PeerExpired,
             Self::Send(SendError::Http(error)) => http_reason(error, CloseReason::Reset),
             Self::Serve(ServeError(error)) => http_reason(error, CloseReason::Protocol),
-            Self::FirstBytes(error) | Self::Relay(error) | Self::Broken(error) => match error.kind() {
-                io::ErrorKind::TimedOut => CloseReason::Timeout,
-                io::ErrorKind::UnexpectedEof => CloseReason::Eof,
-                _ => Unvouched::reason(error).unwrap_or(CloseReason::Reset),
-            },
+            Self::FirstBytes(error) | Self::Relay(error) | Self::Broken(error) => {
+                match (self, error.kind()) {
+                    (_, io::ErrorKind::TimedOut) => CloseReason::Timeout,
+                    (Self::FirstBytes(_), io::ErrorKind::UnexpectedEof) => CloseReason::Eof,
+                    _ => Unvouched::reason(error).unwrap_or(CloseReason::Reset),
+                }
+            }
         }
     }
 
@@ -203,7 +208,23 @@ fn dial_reason(error: &DialError) -> CloseReason {
             CloseReason::Timeout
         }
         DialError::Connect { .. } | DialError::NoEndpoint => CloseReason::Connect,
-        DialError::Tls { source: TlsError::Handshake { .. } | TlsError::Silent(_), .. } => CloseReason::Tls,
+        DialError::Tls { source: TlsError::Handshake { source, .. } | TlsError::Silent(source), .. } => {
+            tls_reason(source)
+        }
+    }
+}
+
+/// A handshake that did not end: the network took the connection away under it, or it failed as a handshake.
+fn tls_reason(error: &io::Error) -> CloseReason {
+    use io::ErrorKind::{
+        BrokenPipe, ConnectionAborted, ConnectionReset, HostUnreachable, NetworkUnreachable, TimedOut,
+    };
+    match error.kind() {
+        TimedOut => CloseReason::Timeout,
+        BrokenPipe | ConnectionAborted | ConnectionReset | HostUnreachable | NetworkUnreachable => {
+            CloseReason::Reset
+        }
+        _ => CloseReason::Tls,
     }
 }
 
@@ -244,12 +265,15 @@ fn http_reason(error: &hyper::Error, other: CloseReason) -> CloseReason {
     if http_limit(error).is_some() {
         return CloseReason::Limit;
     }
+    // A body broke off that was on its way: whoever sent it has left, whatever became of his connection.
+    let other = if error.is_user() { CloseReason::Reset } else { other };
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
-        if let Some(h2) = cause.downcast_ref::<io::Error>() {
-            return match h2.kind() {
+        let io = cause.downcast_ref().or_else(|| cause.downcast_ref().and_then(h2::Error::get_io));
+        if let Some(io) = io {
+            return match io.kind() {
                 io::ErrorKind::TimedOut => CloseReason::Timeout,
-                _ => Unvouched::reason(h2).unwrap_or(CloseReason::Reset),
+                _ => Unvouched::reason(io).unwrap_or(CloseReason::Reset),
             };
         }
         source = cause.source();

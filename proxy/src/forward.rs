@@ -8,9 +8,19 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
 
-use crate::authz::Permit;
+use crate::{
+    authz::Permit,
+    io::{BoxIo, Rewind},
+    metrics::Counted,
+    sys,
+};
 
 /// Read buffer of a worker: 64 KiB moves bulk data at four TLS records a system call.
 const SCRATCH_BYTES: usize = 64 * 1024;
@@ -18,6 +28,12 @@ const SCRATCH_BYTES: usize = 64 * 1024;
 thread_local! {
     /// One buffer a worker, not one a connection: an idle connection has none.
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice());
+}
+
+/// A stream that can be dropped so that its other side does not take what came for all that there was.
+pub trait Sever {
+    /// Says so. TLS does by dropping alone: there is no `close_notify`.
+    fn sever(&self) {}
 }
 
 /// One direction of a relay.
@@ -38,36 +54,64 @@ enum HalfState {
     Done,
 }
 
-/// Relays until both sides have ended, each end handed on as a half-close. The permit is what
-/// entitles the bytes to flow, and lives exactly as long as they do.
+/// Relays until both sides have ended, each end handed on as a half-close, and what is no end in order as none. The
+/// permit is what entitles the bytes to flow, and lives exactly as long as they do.
 ///
 /// # Errors
 /// The first error of either side; which one decides nothing.
-pub async fn tcp<A, B>(permit: Permit, downstream: A, upstream: B) -> io::Result<()>
+pub async fn tcp<A, B>(permit: Permit, mut downstream: A, mut upstream: B) -> io::Result<()>
 where
-    A: AsyncRead + AsyncWrite + Unpin,
-    B: AsyncRead + AsyncWrite + Unpin,
+    A: AsyncRead + AsyncWrite + Sever + Unpin,
+    B: AsyncRead + AsyncWrite + Sever + Unpin,
 {
-    let result = relay(downstream, upstream).await;
+    let result = relay(&mut downstream, &mut upstream).await;
+    if result.is_err() {
+        downstream.sever();
+        upstream.sever();
+    }
     drop(permit);
     result
 }
 
-async fn relay<A, B>(mut downstream: A, mut upstream: B) -> io::Result<()>
+async fn relay<A, B>(downstream: &mut A, upstream: &mut B) -> io::Result<()>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut up, mut down) = (Half::default(), Half::default());
     std::future::poll_fn(|cx| {
-        let upwards = up.poll(cx, &mut downstream, &mut upstream)?;
-        let downwards = down.poll(cx, &mut upstream, &mut downstream)?;
+        let upwards = up.poll(cx, downstream, upstream)?;
+        let downwards = down.poll(cx, upstream, downstream)?;
         ready!(upwards);
         ready!(downwards);
         Poll::Ready(Ok(()))
     })
     .await
 }
+
+// === impl Sever ===
+
+impl Sever for TcpStream {
+    fn sever(&self) {
+        sys::reset_when_dropped(self);
+    }
+}
+
+impl<T: Sever> Sever for Counted<T> {
+    fn sever(&self) {
+        self.get_ref().sever();
+    }
+}
+
+impl<T: Sever> Sever for Rewind<T> {
+    fn sever(&self) {
+        self.get_ref().sever();
+    }
+}
+
+impl Sever for BoxIo {}
+
+impl Sever for TokioIo<Upgraded> {}
 
 // === impl Half ===
 
@@ -152,9 +196,9 @@ mod tests {
     fn between(
         room: usize,
     ) -> (tokio::io::DuplexStream, tokio::io::DuplexStream, tokio::task::JoinHandle<io::Result<()>>) {
-        let (client, downstream) = duplex(room);
-        let (upstream, app) = duplex(room);
-        (client, app, tokio::spawn(relay(downstream, upstream)))
+        let (client, mut downstream) = duplex(room);
+        let (mut upstream, app) = duplex(room);
+        (client, app, tokio::spawn(async move { relay(&mut downstream, &mut upstream).await }))
     }
 
     #[tokio::test]

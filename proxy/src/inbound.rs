@@ -133,7 +133,7 @@ async fn connection(
         return Box::pin(plaintext(inbound, (tcp, client, orig_dst), rules, drain, guard)).await;
     }
 
-    // phase: inbound 3 "TLS handshake" | fails: no certificate, wrong authority, no common protocol, too slow | close: tls, timeout | metric: mantlet_tls_handshakes_total
+    // phase: inbound 3 "TLS handshake" | fails: no certificate, wrong authority, no common protocol, too slow, reset; a look without a word | close: tls, timeout, reset, eof | metric: mantlet_tls_handshakes_total
     let handshake = HandshakeGuard::new(&inbound.metrics, Direction::Inbound);
     let stream = tls::accept(
         tcp,
@@ -237,7 +237,7 @@ async fn opaque<T>(
     lifetime: Lifetime,
 ) -> Result<CloseReason, ConnectionError>
 where
-    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + forward::Sever + Unpin,
 {
     let permit = inbound.authorizer.authorize_connection(session)?;
     let app = inbound.dialer.plain(session.orig_dst().0).await?;
@@ -290,8 +290,8 @@ async fn relay<A, B>(
     lifetime: Lifetime,
 ) -> Result<CloseReason, ConnectionError>
 where
-    A: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-    B: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    A: tokio::io::AsyncRead + tokio::io::AsyncWrite + forward::Sever + Unpin,
+    B: tokio::io::AsyncRead + tokio::io::AsyncWrite + forward::Sever + Unpin,
 {
     tokio::select! {
         relayed = forward::tcp(permit, downstream, upstream) => {

@@ -36,6 +36,11 @@ impl<T> Rewind<T> {
     pub fn new(seen: Bytes, io: T) -> Self {
         Self { seen, io }
     }
+
+    /// The stream itself.
+    pub fn get_ref(&self) -> &T {
+        &self.io
+    }
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Rewind<T> {

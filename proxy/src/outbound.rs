@@ -228,8 +228,8 @@ async fn passthrough<A, B>(
     standing: &Standing,
 ) -> Result<CloseReason, ConnectionError>
 where
-    A: AsyncRead + AsyncWrite + Unpin,
-    B: AsyncRead + AsyncWrite + Unpin,
+    A: AsyncRead + AsyncWrite + forward::Sever + Unpin,
+    B: AsyncRead + AsyncWrite + forward::Sever + Unpin,
 {
     tokio::select! {
         relayed = forward::tcp(permit, downstream, upstream) => {

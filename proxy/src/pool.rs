@@ -302,8 +302,10 @@ impl Dialer {
             Err(TlsError::Handshake { reason: HandshakeReason::PeerNotExpected, .. }) => {
                 ConnectResult::Identity
             }
+            Err(TlsError::Silent(_) | TlsError::Handshake { reason: HandshakeReason::Io, .. }) => {
+                ConnectResult::Error
+            }
             Err(TlsError::Handshake { .. }) => ConnectResult::Tls,
-            Err(TlsError::Silent(_)) => ConnectResult::Error,
         };
         self.metrics.connect(result);
         handshake.map_err(|error| match error {

@@ -60,7 +60,8 @@ pub enum TlsError {
     /// The handshake was not done in time.
     #[error("TLS handshake not finished in {0:?}")]
     Timeout(Duration),
-    /// The peer ended the connection before it said anything: nobody is at home behind that socket.
+    /// The peer ended the connection before it said anything: as a server nobody is at home behind that socket,
+    /// as a client it only looked whether anybody is at home here.
     #[error("closed before the TLS handshake")]
     Silent(#[source] io::Error),
     /// The handshake was refused, by us or by the peer.
@@ -85,16 +86,21 @@ pub async fn accept(
     limit: Duration,
     handshakes: &Handshakes,
 ) -> Result<MeshStream, TlsError> {
-    let (stream, handshake) = deadline(limit, async {
+    let mut silent = true;
+    let accepted = deadline(limit, async {
         // Until it speaks, a connection is a socket and a timer: whoever opens thousands and says nothing must not
         // make us hold the state of as many handshakes.
-        tcp.peek(&mut [0]).await?;
+        if tcp.peek(&mut [0]).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        silent = false;
         let (config, handshake) = credentials.server_handshake(offer);
         let handshaking = Box::pin(TlsAcceptor::from(config).accept(tcp));
         let stream = handshakes.carry(handshaking).await.unwrap_or_else(|| Err(displaced()))?;
         Ok((stream, handshake))
     })
-    .await?;
+    .await;
+    let (stream, handshake) = accepted.map_err(|error| error.of(silent))?;
     let connection = stream.get_ref().1;
     let alpn = Alpn::of(connection.alpn_protocol());
     let session = session(connection);
@@ -126,10 +132,7 @@ pub async fn connect(
         })
     })
     .await;
-    let stream = stream.map_err(|error| match error {
-        TlsError::Handshake { source, .. } if silent => TlsError::Silent(source),
-        error => error,
-    })?;
+    let stream = stream.map_err(|error| error.of(silent))?;
     let connection = stream.get_ref().1;
     let alpn = Alpn::of(connection.alpn_protocol());
     let session = session(connection);
@@ -231,6 +234,14 @@ impl Alpn {
 // === impl TlsError ===
 
 impl TlsError {
+    /// The same, of a peer that was `silent` to the end.
+    fn of(self, silent: bool) -> Self {
+        match self {
+            Self::Handshake { source, .. } if silent => Self::Silent(source),
+            error => error,
+        }
+    }
+
     /// The reason as the handshake metric and the log say it.
     #[must_use]
     pub fn reason(&self) -> HandshakeReason {

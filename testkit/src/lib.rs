@@ -4,6 +4,7 @@
 //! real processes. What a test waits for is an event, never a length of time.
 
 pub mod apps;
+pub mod cable;
 pub mod client;
 pub mod descriptors;
 pub mod directory;

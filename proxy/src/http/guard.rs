@@ -5,6 +5,7 @@
 //! The limits sit in the byte stream under hyper. hyper's own head timer also closes connections on
 //! which nothing has begun, and its HTTP/2 answers PING and SETTINGS without counting them.
 
+mod ahead;
 mod frames;
 mod patience;
 
@@ -24,8 +25,8 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use self::frames::FrameScan;
 pub(super) use self::patience::Patience;
+use self::{ahead::Ahead, frames::FrameScan};
 use crate::{
     io::BoxIo,
     metrics::{Counted, Limit},
@@ -60,6 +61,7 @@ pub(super) struct Guarded {
 enum Guard {
     H1 {
         stage: Stage,
+        ahead: Ahead,
         /// The stage when it was last looked at.
         seen: u32,
     },
@@ -100,7 +102,7 @@ pub(super) struct Exchange(Stage);
 impl Guarded {
     pub(super) fn http1(io: Counted<BoxIo>, timeouts: Timeouts, stage: Stage) -> Self {
         let seen = stage.now();
-        Self::new(io, timeouts, Guard::H1 { stage, seen })
+        Self::new(io, timeouts, Guard::H1 { stage, seen, ahead: Ahead::default() })
     }
 
     pub(super) fn http2(io: Counted<BoxIo>, timeouts: Timeouts) -> Self {
@@ -119,7 +121,7 @@ impl Guarded {
     /// idle stream when the sidecar stops.
     fn wait(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let (limit, end) = match &mut self.guard {
-            Guard::H1 { stage, seen } => {
+            Guard::H1 { stage, seen, .. } => {
                 let now = stage.now();
                 if std::mem::replace(seen, now) != now {
                     self.reading.renew();
@@ -175,7 +177,13 @@ impl AsyncRead for Guarded {
             return Poll::Ready(Err(beyond(limit)));
         }
         let before = buffer.filled().len();
-        let read = Pin::new(&mut self.io).poll_read(cx, buffer);
+        let read = match &mut self.guard {
+            Guard::H1 { ahead, .. } if !ahead.is_empty() => {
+                ahead.give(buffer);
+                Poll::Ready(Ok(()))
+            }
+            _ => Pin::new(&mut self.io).poll_read(cx, buffer),
+        };
         let seen = buffer.filled().get(before..).unwrap_or_default();
         match (&mut self.guard, &read) {
             (_, Poll::Pending) => self.wait(cx),
@@ -212,8 +220,14 @@ impl AsyncWrite for Guarded {
         self.io.is_write_vectored()
     }
 
+    /// The HTTP/1 library flushes whenever it is woken, whether there is something to flush or not.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let Self { io, guard, .. } = &mut *self;
+        ready!(Pin::new(&mut *io).poll_flush(cx))?;
+        Poll::Ready(match guard {
+            Guard::H1 { stage, ahead, .. } if stage.now() % STAGES == BUSY => ahead.look(io, cx),
+            _ => Ok(()),
+        })
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -73,6 +73,11 @@ impl<T> Counted<T> {
         Self { io, bytes, fault: Fault::default() }
     }
 
+    /// The stream itself.
+    pub fn get_ref(&self) -> &T {
+        &self.io
+    }
+
     /// What has gone wrong with it, now or later.
     pub fn fault(&self) -> Fault {
         self.fault.clone()

@@ -82,7 +82,7 @@ closed_enum! {
     CloseReason {
         /// Both sides were done.
         Eof = "eof",
-        /// A side reset the connection.
+        /// A side reset the connection, in the TLS handshake or after it.
         Reset = "reset",
         /// A timer ran out.
         Timeout = "timeout",
@@ -108,7 +108,7 @@ closed_enum! {
         Limit = "limit",
         /// A side broke its protocol.
         Protocol = "protocol",
-        /// The TLS handshake failed.
+        /// The TLS handshake failed: a side refused the other, or left before the end.
         Tls = "tls",
         /// The upstream could not be reached.
         Connect = "connect",

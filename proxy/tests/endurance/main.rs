@@ -16,5 +16,7 @@ mod memory;
 mod crowds;
 mod limits;
 mod panics;
+mod resets;
 mod stalled;
 mod stop;
+mod upstreams;

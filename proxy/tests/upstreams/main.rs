@@ -7,6 +7,7 @@ mod common;
 
 mod balancing;
 mod kept;
+mod killed;
 mod lines;
 mod names;
 mod repeats;
