@@ -1,9 +1,13 @@
 //go:build tools
 
-// Package kubernetes pins the programs of a cluster for the tests against the real API server.
+// Package kubernetes pins the programs of a cluster for the tests against the real ones.
 package kubernetes
 
 import (
 	_ "k8s.io/kubernetes/cmd/kube-apiserver"
+	_ "k8s.io/kubernetes/cmd/kube-controller-manager"
+	_ "k8s.io/kubernetes/cmd/kube-proxy"
+	_ "k8s.io/kubernetes/cmd/kube-scheduler"
 	_ "k8s.io/kubernetes/cmd/kubectl"
+	_ "k8s.io/kubernetes/cmd/kubelet"
 )

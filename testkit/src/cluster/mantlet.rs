@@ -1,0 +1,97 @@
+//! Mantlet in the cluster: our chart by the real helm.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::config::AGENT_FOLDER;
+use super::{Cluster, TRUST_DOMAIN};
+
+/// The namespace of the release.
+pub const SYSTEM: &str = "mantlet-system";
+
+/// Values of the chart.
+#[derive(Clone, Debug)]
+pub struct Installation {
+    values: Value,
+}
+
+impl Default for Installation {
+    /// Two replicas as by default, and the agent's socket as this node has it.
+    fn default() -> Self {
+        let values = json!({
+            "trustDomain": TRUST_DOMAIN,
+            "workloadApi": {"mode": "hostPath", "directory": AGENT_FOLDER, "socket": "spire-agent.sock"},
+            "networkPolicy": {"apiServerPorts": [super::config::API_PORT]},
+            "unknown": "any-in-trust-domain",
+        });
+        Self { values }
+    }
+}
+
+// === impl Installation ===
+
+impl Installation {
+    /// The same with another value.
+    #[must_use]
+    pub fn with(mut self, key: &str, value: Value) -> Self {
+        self.values[key] = value;
+        self
+    }
+}
+
+// === impl Cluster ===
+
+impl Cluster {
+    /// Installs the chart, or upgrades it to these values, and waits until it serves: until the API server calls it.
+    ///
+    /// # Panics
+    /// When it does not come about.
+    pub async fn install(&self, installation: &Installation) {
+        self.helm_values(installation, &["upgrade", "--install", "mantlet"]).await;
+        let probe = super::Pod::new("probe", &["serve"]).label("mantlet.dev/inject", "enabled").pod();
+        let file = self.dir().join("probe.json");
+        std::fs::write(&file, super::in_namespace("default", probe).to_string()).expect("the folder is ours");
+        let file = file.to_str().expect("a path in UTF-8");
+        let args = ["create", "--dry-run=server", "--output=json", "--filename", file];
+        self.until("the API server to call the webhook", async || {
+            let text = self.kubectl(&args).await.ok()?;
+            text.contains("mantlet-proxy").then_some(())
+        })
+        .await;
+    }
+
+    async fn helm_values(&self, installation: &Installation, words: &[&str]) {
+        let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/chart");
+        let values = self.dir().join("values.json");
+        std::fs::write(&values, installation.values.to_string()).expect("the folder is ours");
+        let chart = chart.to_str().expect("a path in UTF-8");
+        let values = values.to_str().expect("a path in UTF-8");
+        let mut all = words.to_vec();
+        all.extend([chart, "--namespace", SYSTEM, "--create-namespace", "--values", values]);
+        all.extend(["--wait", "--timeout", "120s"]);
+        if let Err(error) = self.helm(&all).await {
+            let pods = self.kubectl(&["describe", "pods", "--namespace", SYSTEM]).await.unwrap_or_else(|said| said);
+            let logs = ["logs", "--namespace", SYSTEM, "--selector=app.kubernetes.io/component=injector", "--tail=50"];
+            panic!("{error}\n{pods}\n{}", self.kubectl(&logs).await.unwrap_or_else(|said| said));
+        }
+    }
+
+    /// The real helm.
+    ///
+    /// # Errors
+    /// What it said.
+    pub async fn helm(&self, args: &[&str]) -> Result<String, String> {
+        let mut helm = tokio::process::Command::new(self.program("helm"));
+        helm.env("KUBECONFIG", self.dir().join("kubeconfig")).env("HOME", self.dir()).args(args);
+        helm.kill_on_drop(true);
+        let done = tokio::time::timeout(Duration::from_secs(150), helm.output()).await;
+        let output = done.map_err(|_| format!("helm {args:?}: no end"))?.map_err(|error| error.to_string())?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        match output.status.success() {
+            true => Ok(text),
+            false => Err(format!("helm {args:?}: {text}{}", String::from_utf8_lossy(&output.stderr))),
+        }
+    }
+}
