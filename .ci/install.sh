@@ -8,6 +8,7 @@ debian_packages=(
   nghttp2-client                                   # clients
   valgrind                                         # instruction counts
   skopeo                                           # the images, read by somebody else
+  containerd runc containernetworking-plugins tcpdump   # the cluster
 )
 
 install_packages() {

@@ -35,10 +35,21 @@ fn act(words: &[&str]) -> Result<ExitCode, String> {
             let cluster = Cluster::attach(&peers, &left)?;
             run(cluster.inside(&cluster.program("kubectl")).args(args))
         }
-        ["run", program, args @ ..] => run(Cluster::attach(&peers, &left)?.inside(Path::new(program)).args(args)),
+        ["run", program, args @ ..] => {
+            run(Cluster::attach(&peers, &left)?.inside(Path::new(program)).args(args))
+        }
         ["down"] => {
             Cluster::attach(&peers, &left)?.down()?;
             Ok(ExitCode::SUCCESS)
+        }
+        // For the test of what a killed owner leaves behind: nothing.
+        ["hold"] => {
+            let program = std::env::current_exe().map_err(|error| error.to_string())?;
+            let cluster = Cluster::start(&program, &peers);
+            println!("{} {}", cluster.first_process(), cluster.dir().display());
+            loop {
+                std::thread::park();
+            }
         }
         // What runs inside; not for people.
         ["serve", dir, how] => {
@@ -59,7 +70,9 @@ fn up(peers: &RealPeers, rest: &[&str]) -> Result<ExitCode, String> {
         return Err("one runs already; end it: cluster down".to_owned());
     }
     if rest != ["--bare"] && images().is_none() {
-        return Err("TEST_IMAGES names no folder with images; make them: deploy/images/build --out FOLDER".to_owned());
+        return Err(
+            "TEST_IMAGES names no folder with images; make them: deploy/images/build --out FOLDER".to_owned()
+        );
     }
     let cluster = Cluster::leave(&program, peers, &dir);
     if rest != ["--bare"] {

@@ -63,7 +63,8 @@ impl Layout {
     pub(super) fn write(&self) {
         let key = KeyPair::generate().expect("a key");
         let dir = self.dir.display();
-        let tokens = format!("{ADMIN},admin,admin,system:masters\n{NODE_TOKEN},system:node:n1,n1,system:nodes\n");
+        let tokens =
+            format!("{ADMIN},admin,admin,system:masters\n{NODE_TOKEN},system:node:n1,n1,system:nodes\n");
         for folder in ["cni", "log", "kubelet", "spire", "cni-data", "server"] {
             std::fs::create_dir_all(self.path(folder)).expect("folder");
         }
@@ -274,12 +275,16 @@ const AUDIT: &str = r#"{
     ]
 }"#;
 
-const COREFILE: &str = ".:53 {
+const COREFILE: &str = "cluster.local:53 {
     bind 10.245.0.1
     errors
     kubernetes cluster.local {
         kubeconfig DIR/kubeconfig
+        ttl 1
     }
+}
+.:53 {
+    bind 10.245.0.1
     hosts DIR/names {
         ttl 1
         reload 200ms

@@ -18,13 +18,14 @@ pub struct Installation {
 }
 
 impl Default for Installation {
-    /// Two replicas as by default, and the agent's socket as this node has it.
+    /// One replica, and the agent's socket as this node has it.
     fn default() -> Self {
         let values = json!({
             "trustDomain": TRUST_DOMAIN,
             "workloadApi": {"mode": "hostPath", "directory": AGENT_FOLDER, "socket": "spire-agent.sock"},
             "networkPolicy": {"apiServerPorts": [super::config::API_PORT]},
             "unknown": "any-in-trust-domain",
+            "injector": {"replicas": 1},
         });
         Self { values }
     }
@@ -50,6 +51,15 @@ impl Cluster {
     /// When it does not come about.
     pub async fn install(&self, installation: &Installation) {
         self.helm_values(installation, &["upgrade", "--install", "mantlet"]).await;
+        // Those of before answer as before, until they are gone.
+        self.until("the injectors of before to be gone", async || {
+            let deployment = self.get(SYSTEM, "deployment/mantlet-injector").await;
+            let pods = self.get(SYSTEM, "pods").await;
+            let replicas = deployment["spec"]["replicas"].as_u64()?;
+            let pods = pods["items"].as_array()?.len() as u64;
+            (pods == replicas).then_some(())
+        })
+        .await;
         let probe = super::Pod::new("probe", &["serve"]).label("mantlet.dev/inject", "enabled").pod();
         let file = self.dir().join("probe.json");
         std::fs::write(&file, super::in_namespace("default", probe).to_string()).expect("the folder is ours");
@@ -72,8 +82,15 @@ impl Cluster {
         all.extend([chart, "--namespace", SYSTEM, "--create-namespace", "--values", values]);
         all.extend(["--wait", "--timeout", "120s"]);
         if let Err(error) = self.helm(&all).await {
-            let pods = self.kubectl(&["describe", "pods", "--namespace", SYSTEM]).await.unwrap_or_else(|said| said);
-            let logs = ["logs", "--namespace", SYSTEM, "--selector=app.kubernetes.io/component=injector", "--tail=50"];
+            let pods =
+                self.kubectl(&["describe", "pods", "--namespace", SYSTEM]).await.unwrap_or_else(|said| said);
+            let logs = [
+                "logs",
+                "--namespace",
+                SYSTEM,
+                "--selector=app.kubernetes.io/component=injector",
+                "--tail=50",
+            ];
             panic!("{error}\n{pods}\n{}", self.kubectl(&logs).await.unwrap_or_else(|said| said));
         }
     }
@@ -87,7 +104,8 @@ impl Cluster {
         helm.env("KUBECONFIG", self.dir().join("kubeconfig")).env("HOME", self.dir()).args(args);
         helm.kill_on_drop(true);
         let done = tokio::time::timeout(Duration::from_secs(150), helm.output()).await;
-        let output = done.map_err(|_| format!("helm {args:?}: no end"))?.map_err(|error| error.to_string())?;
+        let output =
+            done.map_err(|_| format!("helm {args:?}: no end"))?.map_err(|error| error.to_string())?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         match output.status.success() {
             true => Ok(text),

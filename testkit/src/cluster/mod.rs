@@ -19,6 +19,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -89,8 +90,10 @@ impl Cluster {
     /// # Panics
     /// When it does not start.
     pub fn start(program: &Path, peers: &RealPeers) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
         sweep();
-        let dir = std::env::temp_dir().join(format!("{PREFIX}{}", std::process::id()));
+        let name = format!("{PREFIX}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let dir = std::env::temp_dir().join(name);
         Self::start_in(program, peers, &dir, true)
     }
 
@@ -104,7 +107,10 @@ impl Cluster {
     }
 
     fn start_in(program: &Path, peers: &RealPeers, dir: &Path, attached: bool) -> Self {
-        std::fs::DirBuilder::new().mode(0o711).create(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
+        std::fs::DirBuilder::new()
+            .mode(0o711)
+            .create(dir)
+            .unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
         let log = File::create(dir.join("node.log")).expect("log file");
         let mut command = Command::new("unshare");
         command.args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
@@ -163,7 +169,10 @@ impl Cluster {
     /// A command to run inside all namespaces of the node.
     pub fn inside(&self, program: &Path) -> Command {
         let mut command = Command::new("nsenter");
-        command.arg(format!("--target={}", self.first)).args(["--net", "--mount", "--pid", "--"]).arg(program);
+        command
+            .arg(format!("--target={}", self.first))
+            .args(["--net", "--mount", "--pid", "--"])
+            .arg(program);
         command.env("KUBECONFIG", self.dir.join("kubeconfig")).env("HOME", &self.dir);
         command
     }
@@ -238,9 +247,13 @@ pub fn left_behind(dir: &Path, first: i32) -> Vec<String> {
             left.push(format!("process {pid} ({line})"));
         }
     }
-    left.extend(node::mounts().iter().filter(|at| at.starts_with(dir)).map(|at| format!("mount {}", at.display())));
+    left.extend(
+        node::mounts().iter().filter(|at| at.starts_with(dir)).map(|at| format!("mount {}", at.display())),
+    );
     let groups = node::hierarchies().into_iter().map(|hierarchy| hierarchy.join(&*name));
-    left.extend(groups.filter(|group| group.exists()).map(|group| format!("control group {}", group.display())));
+    left.extend(
+        groups.filter(|group| group.exists()).map(|group| format!("control group {}", group.display())),
+    );
     if dir.exists() {
         left.push(format!("folder {}", dir.display()));
     }
@@ -275,6 +288,8 @@ fn running(dir: &Path) -> Option<u32> {
 fn child_of(parent: u32) -> Option<i32> {
     node::processes().find(|pid| {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        status.lines().any(|line| line.strip_prefix("PPid:").is_some_and(|id| id.trim() == parent.to_string()))
+        status
+            .lines()
+            .any(|line| line.strip_prefix("PPid:").is_some_and(|id| id.trim() == parent.to_string()))
     })
 }

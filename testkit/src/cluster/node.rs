@@ -303,7 +303,8 @@ fn remove_group(group: &Path) {
         if !group.exists() {
             return;
         }
-        let output = std::process::Command::new("find").arg(group).args(["-depth", "-type", "d", "-delete"]).output();
+        let output =
+            std::process::Command::new("find").arg(group).args(["-depth", "-type", "d", "-delete"]).output();
         if output.is_ok_and(|output| output.status.success()) {
             return;
         }

@@ -112,7 +112,8 @@ impl Pod {
         let declared = self.object["spec"]["containers"][0]["ports"].as_array().cloned().unwrap_or_default();
         let port = |port: &Value| json!({"name": port["name"], "port": port["containerPort"]});
         let ports: Vec<Value> = declared.iter().map(port).collect();
-        let mut spec = json!({"selector": {"app": self.name}, "ports": ports, "ipFamilyPolicy": "RequireDualStack"});
+        let mut spec =
+            json!({"selector": {"app": self.name}, "ports": ports, "ipFamilyPolicy": "RequireDualStack"});
         if headless {
             spec["clusterIP"] = json!("None");
         }
@@ -177,7 +178,8 @@ impl Cluster {
     pub async fn namespace(&self, name: &str, labels: &[(&str, &str)], accounts: &[&str]) {
         let labels: serde_json::Map<String, Value> =
             labels.iter().map(|(key, value)| ((*key).to_owned(), json!(value))).collect();
-        let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
+        let object =
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
         self.apply(name, &object).await;
         for account in accounts {
             let object = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": account}});
@@ -194,9 +196,13 @@ impl Cluster {
     /// When SPIRE will not.
     pub async fn register(&self, namespace: &str, account: &str, more: &[&str]) -> String {
         let domain = super::TRUST_DOMAIN;
-        let (id, parent) = (format!("spiffe://{domain}/ns/{namespace}/sa/{account}"), format!("spiffe://{domain}/node"));
-        let selectors =
-            [format!("k8s:ns:{namespace}"), format!("k8s:sa:{account}"), "k8s:container-name:mantlet-proxy".to_owned()];
+        let (id, parent) =
+            (format!("spiffe://{domain}/ns/{namespace}/sa/{account}"), format!("spiffe://{domain}/node"));
+        let selectors = [
+            format!("k8s:ns:{namespace}"),
+            format!("k8s:sa:{account}"),
+            "k8s:container-name:mantlet-proxy".to_owned(),
+        ];
         let mut args = vec!["entry", "create", "-output", "json", "-parentID", &parent, "-spiffeID", &id];
         args.extend(selectors.iter().flat_map(|selector| ["-selector", selector.as_str()]));
         args.extend(more);
@@ -240,7 +246,10 @@ impl Cluster {
     pub async fn rolled_out(&self, namespace: &str, what: &str) {
         let waiting = ["rollout", "status", what, "--namespace", namespace, "--timeout=120s"];
         if let Err(error) = self.kubectl(&waiting).await {
-            let pods = self.kubectl(&["describe", "pods", "--namespace", namespace]).await.unwrap_or_else(|said| said);
+            let pods = self
+                .kubectl(&["describe", "pods", "--namespace", namespace])
+                .await
+                .unwrap_or_else(|said| said);
             panic!("{error}\n{pods}");
         }
     }
@@ -266,9 +275,9 @@ impl Cluster {
         serde_json::from_str(last).unwrap_or_else(|error| panic!("{args:?}: {error}: {said}"))
     }
 
-    /// The sidecar's metrics, read in its pod: from the application's container, through no proxy.
+    /// The metrics of a pod's sidecar.
     pub async fn metrics(&self, namespace: &str, pod: &str) -> String {
-        let url = format!("http://{}:24191/metrics", self.pod_address(namespace, pod).await);
+        let url = format!("http://{}:24190/metrics", self.pod_address(namespace, pod).await);
         let answer = crate::wait::within("metrics", http_get(&url)).await;
         answer.unwrap_or_else(|error| panic!("{url}: {error}"))
     }
@@ -279,7 +288,44 @@ impl Cluster {
     /// When it has none.
     pub async fn pod_address(&self, namespace: &str, pod: &str) -> String {
         let object = self.get(namespace, &format!("pod/{pod}")).await;
-        object["status"]["podIP"].as_str().unwrap_or_else(|| panic!("{pod} has no address: {object}")).to_owned()
+        object["status"]["podIP"]
+            .as_str()
+            .unwrap_or_else(|| panic!("{pod} has no address: {object}"))
+            .to_owned()
+    }
+
+    /// The id of a running container, init containers included.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub async fn container_id(&self, namespace: &str, pod: &str, container: &str) -> String {
+        self.until("a running container", async || {
+            let object = self.get(namespace, &format!("pod/{pod}")).await;
+            let lists =
+                ["initContainerStatuses", "containerStatuses"].map(|list| object["status"][list].clone());
+            let mut statuses = lists.iter().filter_map(Value::as_array).flatten();
+            let found = statuses
+                .find(|status| status["name"] == container && status["state"]["running"].is_object())?;
+            Some(found["containerID"].as_str()?.rsplit('/').next()?.to_owned())
+        })
+        .await
+    }
+
+    /// Sends a signal to every process of a container.
+    ///
+    /// # Panics
+    /// When it has none.
+    pub fn signal(&self, container_id: &str, signal: rustix::process::Signal) {
+        let is_its = |pid: &i32| {
+            let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+            groups.contains(container_id)
+        };
+        let mut count = 0;
+        for pid in super::node::processes().filter(is_its) {
+            let pid = rustix::process::Pid::from_raw(pid).expect("not zero");
+            count += usize::from(rustix::process::kill_process(pid, signal).is_ok());
+        }
+        assert!(count > 0, "no process of {container_id}");
     }
 
     /// What a container has printed.
@@ -335,5 +381,6 @@ impl Cluster {
 /// One GET over plain HTTP, from the node.
 async fn http_get(url: &str) -> Result<String, String> {
     let mut command = tokio::process::Command::new("curl");
-    crate::real_peers::run(command.args(["--silent", "--show-error", "--fail", "--max-time", "10", url])).await
+    crate::real_peers::run(command.args(["--silent", "--show-error", "--fail", "--max-time", "10", url]))
+        .await
 }

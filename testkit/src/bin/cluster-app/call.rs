@@ -25,7 +25,7 @@ pub(crate) async fn get(url: &str, method: &str) -> Value {
         let (to, path) = parts(url)?;
         let mut sender = http1(to).await?;
         let response = sender.send_request(request(method, to, path)?).await?;
-        Ok(told(response).await?)
+        told(response).await
     })
     .await
 }
@@ -56,15 +56,23 @@ pub(crate) async fn hold(url: &str) -> Value {
 }
 
 /// Keeps connections, and opens a new one where the last was closed after its response.
-pub(crate) async fn load(url: &str, requests: usize, connections: usize) -> Value {
+pub(crate) async fn load(url: &str, requests: usize, connections: usize, pause: usize) -> Value {
     let (to, path) = parts(url).expect("a url");
     let left = Arc::new(AtomicUsize::new(requests));
+    let pause = Duration::from_millis(pause as u64);
+    let _ = std::fs::remove_file(crate::STOP);
+    let ended = move |left: &AtomicUsize| match requests {
+        0 => std::path::Path::new(crate::STOP).exists(),
+        _ => left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_err(),
+    };
+    println!("{}", json!({"begun": requests}));
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..connections {
         let (left, to, path) = (Arc::clone(&left), to.to_owned(), path.to_owned());
         tasks.spawn(async move {
             let (mut good, mut bad, mut sender) = (0_usize, Vec::new(), None::<Sender>);
-            while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+            while !ended(&left) {
+                tokio::time::sleep(pause).await;
                 let once: Result<u16, Failure> = async {
                     let mut ready = match sender.take().filter(|sender| !sender.is_closed()) {
                         Some(sender) => sender,
@@ -109,7 +117,7 @@ pub(crate) async fn grpc(to: &str, path: &str) -> Value {
             .header("content-type", "application/grpc")
             .header("te", "trailers")
             .body(Full::new(Bytes::from_static(&[0, 0, 0, 0, 0])))?;
-        Ok(told(sender.send_request(request).await?).await?)
+        told(sender.send_request(request).await?).await
     })
     .await
 }

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! cluster-app serve http=8080 grpc=9090 tcp=9000 banner=9001 [linger=5]
-//! cluster-app get URL [METHOD]          cluster-app load URL REQUESTS CONNECTIONS
+//! cluster-app get URL [METHOD]          cluster-app expect STATUS get URL
+//! cluster-app load URL REQUESTS CONNECTIONS PAUSE-MS (0 requests: until `cluster-app stop`)
 //! cluster-app grpc HOST:PORT PATH       cluster-app websocket HOST:PORT PATH
 //! cluster-app tcp HOST:PORT TEXT        cluster-app banner HOST:PORT
 //! cluster-app hold URL                  cluster-app idle HOST:PORT COUNT SECONDS
@@ -18,6 +19,8 @@ use std::process::ExitCode;
 
 /// Where it is, the application says that it is not well.
 const UNHEALTHY: &str = "/tmp/unhealthy";
+/// Where it is, a load without a number ends.
+const STOP: &str = "/tmp/stop";
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -41,7 +44,19 @@ async fn main() -> ExitCode {
         ["get", url] => call::get(url, "GET").await,
         ["get", url, method] => call::get(url, method).await,
         ["hold", url] => call::hold(url).await,
-        ["load", url, requests, connections] => call::load(url, number(requests), number(connections)).await,
+        ["load", url, requests, connections, pause] => {
+            call::load(url, number(requests), number(connections), number(pause)).await
+        }
+        ["expect", status, "get", url] => {
+            let answer = call::get(url, "GET").await;
+            println!("{answer}");
+            let good = answer["status"] == number(status);
+            return if good { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        }
+        ["stop"] => {
+            std::fs::write(STOP, "").expect("a folder to write to");
+            return ExitCode::SUCCESS;
+        }
         ["grpc", to, path] => call::grpc(to, path).await,
         ["websocket", to, path] => call::websocket(to, path).await,
         ["tcp", to, text] => call::tcp(to, text).await,

@@ -107,7 +107,10 @@ async fn http(mut request: Request<Incoming>) -> Result<Response<Body>, Infallib
     match request.uri().path() {
         "/healthz" => {
             let status = if crate::healthy() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-            Ok(Response::builder().status(status).body(full("the application's own word\n")).expect("a response"))
+            Ok(Response::builder()
+                .status(status)
+                .body(full("the application's own word\n"))
+                .expect("a response"))
         }
         "/stream" => {
             let (send, receive) = tokio::sync::mpsc::channel(1);

@@ -1,0 +1,79 @@
+//! The node itself: it is a real one, and leaves nothing behind.
+
+use std::io::BufRead as _;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use mantlet_testkit::cluster::{self, Cluster, Pod};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::stage::{peers, perform, program};
+
+#[test]
+fn a_service_is_served_and_afterwards_nothing_of_the_node_is_left() {
+    let Some(peers) = peers("a_service_is_served_and_afterwards_nothing_of_the_node_is_left") else { return };
+    let cluster = Cluster::start(program(), &peers);
+    perform(&cluster, async |cluster| {
+        cluster.must(&["wait", "--for=condition=Ready", "node/n1", "--timeout=60s"]).await;
+        cluster.namespace("plain", &[], &[]).await;
+        let app = Pod::new("web", &["serve", "http=8080"]);
+        cluster.apply("plain", &app.service(false)).await;
+        cluster.apply("plain", &app.deployment(2)).await;
+        cluster.run("plain", &Pod::caller("caller")).await;
+        cluster.rolled_out("plain", "deployment/web").await;
+        let mut served = std::collections::BTreeSet::new();
+        cluster
+            .until("both pods to be reached by the name of their service", async || {
+                let answer = cluster.call("plain", "caller", &["get", "http://web:8080/"]).await;
+                served.extend(answer["seen"]["app"].as_str().map(ToOwned::to_owned));
+                (served.len() == 2).then_some(())
+            })
+            .await;
+    });
+    let (dir, first) = (cluster.dir().to_owned(), cluster.first_process());
+    assert!(!cluster::left_behind(&dir, first).is_empty(), "what looks for leftovers finds a running node");
+    cluster.down().unwrap();
+    assert!(cluster::left_behind(&dir, first).is_empty());
+}
+
+#[test]
+fn a_node_whose_owner_is_killed_ends_and_leaves_nothing() {
+    let Some(peers) = peers("a_node_whose_owner_is_killed_ends_and_leaves_nothing") else { return };
+    let mut owner = Command::new(program());
+    owner.arg("hold").stdout(Stdio::piped());
+    let mut owner = owner.spawn().expect("the owner runs");
+    let mut line = String::new();
+    std::io::BufReader::new(owner.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let (first, dir) = line.trim().split_once(' ').expect("a running node");
+    let (first, dir) = (first.parse().unwrap(), std::path::PathBuf::from(dir));
+    owner.kill().unwrap();
+    owner.wait().unwrap();
+    gone(&dir, first);
+
+    // Killed where it stands, it cannot even remove its folder: who comes next does.
+    let cluster = Cluster::start(program(), &peers);
+    let (dir, first) = (cluster.dir().to_owned(), cluster.first_process());
+    kill_process(Pid::from_raw(first).unwrap(), Signal::KILL).unwrap();
+    drop(cluster);
+    let begun = Instant::now();
+    while std::path::Path::new(&format!("/proc/{first}")).exists()
+        && begun.elapsed() < Duration::from_secs(60)
+    {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(dir.exists());
+    cluster::sweep();
+    gone(&dir, first);
+}
+
+fn gone(dir: &std::path::Path, first: i32) {
+    let begun = Instant::now();
+    loop {
+        let left = cluster::left_behind(dir, first);
+        if left.is_empty() {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "{left:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
