@@ -34,6 +34,7 @@ pub(crate) fn scenario(test: &str, body: impl AsyncFnOnce(&Cluster) + Send) {
     let Some(cluster) = shared(test) else { return };
     let _beside = TURN.read().unwrap_or_else(PoisonError::into_inner);
     perform(cluster, body);
+    clear(cluster, test);
 }
 
 /// Runs a scenario that changes what all others rely on, and changes it back: nobody else runs meanwhile.
@@ -46,6 +47,20 @@ pub(crate) fn alone(test: &str, body: impl AsyncFnOnce(&Cluster) + Send) {
         perform(cluster, async |cluster| cluster.install(&Installation::default()).await);
         std::panic::resume_unwind(panic);
     }
+    clear(cluster, test);
+}
+
+/// Deletes a scenario's namespaces, which begin with its name: the node is small.
+fn clear(cluster: &Cluster, test: &str) {
+    perform(cluster, async |cluster| {
+        let all = cluster.must(&["get", "namespaces", "--output=name"]).await;
+        let prefix = format!("namespace/{test}");
+        let its = all.lines().filter(|name| *name == prefix || name.starts_with(&format!("{prefix}-")));
+        let args: Vec<&str> = ["delete", "--wait=false"].into_iter().chain(its).collect();
+        if args.len() > 2 {
+            cluster.must(&args).await;
+        }
+    });
 }
 
 static TURN: RwLock<()> = RwLock::new(());
