@@ -10,8 +10,8 @@ use super::{
     store::Store,
 };
 
-/// Most endpoints in an answer: what a client takes in one message holds four times as many.
-pub(crate) const MOST_ENDPOINTS: usize = 8192;
+/// Most endpoints in an answer: a sidecar takes no more for one address.
+pub(crate) const MOST_ENDPOINTS: usize = 4096;
 
 /// What holds for an address.
 #[derive(Clone, Debug, Eq, PartialEq)]
