@@ -100,13 +100,15 @@ impl Credentials {
     }
 
     /// Whether a live connection's peer would still be let in with these bundles: its chain is verified again
-    /// at `min(now, notAfter)`. A peer that has merely expired is not the matter of a bundle change.
+    /// at `min(now, notAfter)`, and not before it was verified first. A peer that has merely expired is not the
+    /// matter of a bundle change, nor is a clock that was set back.
     ///
     /// # Errors
     /// Why the peer would be refused now.
     pub fn reverify(&self, peer: &PeerIdentity, now: SystemTime) -> Result<(), HandshakeReason> {
         let (leaf, intermediates) = peer.chain().split_first().ok_or(HandshakeReason::NoPeerCert)?;
-        self.verify(leaf, intermediates, peer.role(), now.min(peer.not_after())).map(drop)
+        self.verify(leaf, intermediates, peer.role(), now.max(peer.verified_at()).min(peer.not_after()))
+            .map(drop)
     }
 
     pub(crate) fn verify(

@@ -143,7 +143,7 @@ impl PeerVerifier {
             expected.check(&verified.id)?;
         }
         let chain = std::iter::once(leaf).chain(intermediates).map(|der| der.clone().into_owned()).collect();
-        let peer = PeerIdentity::new(verified, self.role, chain);
+        let peer = PeerIdentity::new(verified, self.role, chain, now);
         // A second certificate message on one connection is no TLS 1.3.
         self.slot.set(peer).map_err(|_| HandshakeReason::Protocol)
     }

@@ -27,6 +27,7 @@ pub struct PeerIdentity {
 struct Inner {
     id: SpiffeId,
     role: PeerRole,
+    verified_at: SystemTime,
     not_after: SystemTime,
     serial: String,
     leaf_sha256: [u8; 32],
@@ -72,10 +73,15 @@ impl ExpectedPeer {
 // === impl PeerIdentity ===
 
 impl PeerIdentity {
-    pub(crate) fn new(verified: Verified, role: PeerRole, chain: Arc<[CertificateDer<'static>]>) -> Self {
+    pub(crate) fn new(
+        verified: Verified,
+        role: PeerRole,
+        chain: Arc<[CertificateDer<'static>]>,
+        verified_at: SystemTime,
+    ) -> Self {
         let leaf_sha256 = crate::provider::sha256(chain.first().map_or(&[], |leaf| leaf.as_ref()));
         let Verified { id, not_after, serial } = verified;
-        Self { inner: Arc::new(Inner { id, role, not_after, serial, leaf_sha256, chain }) }
+        Self { inner: Arc::new(Inner { id, role, verified_at, not_after, serial, leaf_sha256, chain }) }
     }
 
     /// The SPIFFE id of the peer.
@@ -88,6 +94,11 @@ impl PeerIdentity {
     #[must_use]
     pub fn role(&self) -> PeerRole {
         self.inner.role
+    }
+
+    /// When the chain was verified, by the clock of that moment.
+    pub(crate) fn verified_at(&self) -> SystemTime {
+        self.inner.verified_at
     }
 
     /// The earliest notAfter on the verified path, the authority included.

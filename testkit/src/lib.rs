@@ -6,6 +6,7 @@
 pub mod apps;
 pub mod cable;
 pub mod client;
+pub mod clock;
 pub mod cluster;
 pub mod descriptors;
 pub mod directory;

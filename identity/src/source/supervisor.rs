@@ -15,7 +15,7 @@ use crate::workload_api::{ApiError, Updates, WorkloadApi, X509Update};
 use crate::{Credentials, Endpoint, provider};
 
 /// The wall clock is looked at this often at least: it can jump, timers do not.
-const LONGEST_WATCH: Duration = Duration::from_secs(30);
+const LONGEST_WATCH: Duration = Duration::from_secs(5);
 
 /// Agents renew at half of an SVID's life. At this part of what is left of it, an open and silent stream is
 /// taken for dead and opened anew.
@@ -30,6 +30,8 @@ pub(super) struct Supervisor {
     assembler: Assembler,
     backoff: Backoff,
     current: Option<Arc<Credentials>>,
+    /// The identity that has expired, by a clock that may be set back: nobody would send it again.
+    expired: Option<Arc<Credentials>>,
     status: IdentityStatus,
     /// When an identity that is denied since a reconnect is given up.
     grace: Option<Instant>,
@@ -55,6 +57,7 @@ impl Supervisor {
             config,
             backoff: Backoff::default(),
             current: None,
+            expired: None,
             status: IdentityStatus::clone(&shared.status.load()),
             grace: None,
             overdue: None,
@@ -118,6 +121,7 @@ impl Supervisor {
             // A moment later: at notAfter itself the SVID is still valid (RFC 5280 4.1.2.5).
             Instant::now() + (left + Duration::from_millis(1)).min(LONGEST_WATCH)
         });
+        let expiry = expiry.or_else(|| self.expired.as_ref().map(|_| Instant::now() + LONGEST_WATCH));
         match (expiry, self.grace) {
             (Some(expiry), Some(grace)) => Some(expiry.min(grace)),
             (expiry, grace) => expiry.or(grace),
@@ -125,10 +129,18 @@ impl Supervisor {
     }
 
     fn deadline(&mut self) {
+        let now = SystemTime::now();
+        if let Some(valid) = self.expired.take_if(|expired| now <= expired.not_after()) {
+            self.current = Some(valid);
+            self.enter(IdentityState::Ready, None);
+            self.publish();
+            return;
+        }
         let Some(current) = &self.current else { return };
-        if SystemTime::now() > current.not_after() {
-            let cause = self.status.expired(current).cause.unwrap_or_default();
-            self.withdraw(IdentityState::Expired, cause);
+        if now > current.not_after() {
+            let (expired, cause) = (Arc::clone(current), self.status.expired(current).cause);
+            self.withdraw(IdentityState::Expired, cause.unwrap_or_default());
+            self.expired = Some(expired);
         } else if self.grace.is_some_and(|grace| grace <= Instant::now()) {
             let cause = self.status.cause.clone();
             self.withdraw(
@@ -141,6 +153,7 @@ impl Supervisor {
     /// Gives the identity up; the bundles go with it.
     fn withdraw(&mut self, state: IdentityState, cause: impl Into<Arc<str>>) {
         self.current = None;
+        self.expired = None;
         self.grace = None;
         self.status.grace_until = None;
         self.enter(state, Some(cause.into()));
@@ -157,6 +170,7 @@ impl Supervisor {
         match outcome {
             Ok(outcome) => {
                 self.backoff.answered();
+                self.expired = None;
                 self.grace = None;
                 self.status.attempt = 0;
                 self.status.grace_until = None;
@@ -225,6 +239,9 @@ impl Supervisor {
         };
         self.status.next_step = Some(next_step(kind, &self.config).into());
 
+        if kind == IdentityErrorKind::NoIdentity {
+            self.expired = None;
+        }
         if kind == IdentityErrorKind::NoIdentity && self.current.is_some() {
             if established || self.config.grace.is_zero() {
                 self.withdraw(IdentityState::Withdrawn, cause);

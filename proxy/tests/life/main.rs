@@ -10,6 +10,7 @@ mod mesh;
 mod traffic;
 
 mod bundles;
+mod clock;
 mod destinations;
 mod dev_agent;
 mod load;
