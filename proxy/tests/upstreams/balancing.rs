@@ -8,7 +8,8 @@ use mantlet_testkit::apps::{App, Protocol, RawApp, Reply, TcpApp};
 use mantlet_testkit::client::{HttpClient, Request, connect, exactly};
 use mantlet_testkit::pki::Authority;
 use mantlet_testkit::{Io, eventually};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
 use tokio::sync::Semaphore;
 
 use crate::common::{BOTH, sidecar};
@@ -144,6 +145,35 @@ async fn a_connection_that_is_closed_before_the_handshake_goes_to_the_next_endpo
                 assert_eq!(answers(addr, Protocol::Http1, 1).await, BTreeMap::from([("2".to_owned(), 1)]));
             }
         } => {}
+    }
+}
+
+/// Whoever calls has waited long enough by then, and a whole destination that is gone is not worth a search.
+#[tokio::test]
+async fn a_request_is_tried_at_three_endpoints_and_no_more() {
+    for rest in [" as http", " as tcp"] {
+        let authority = Authority::new("td.test");
+        // Bound and not listening: nobody else gets the port meanwhile.
+        let gone: Vec<_> = std::iter::repeat_with(|| {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+            socket
+        })
+        .take(5)
+        .collect();
+        let addresses: Vec<_> = gone.iter().map(|socket| socket.local_addr().unwrap()).collect();
+        let (caller, addr) = caller(&authority, &addresses, rest).await;
+        if rest == " as http" {
+            let mut client = HttpClient::plain(addr, Protocol::Http1).await;
+            let response = client.send(&Request::get("/")).await;
+            assert_eq!((response.status, response.error().as_deref()), (502, Some("connect")));
+        } else {
+            let mut io = connect(addr).await;
+            let _ = io.read(&mut [0]).await;
+            caller.metric_reaches("mantlet_connections_closed_total", &[("reason", "connect")], 1.0).await;
+        }
+        let refused = [("result", "refused")];
+        assert_eq!(caller.metrics().await.sum("mantlet_upstream_connects_total", &refused), 3.0, "{rest}");
     }
 }
 
