@@ -24,7 +24,6 @@ impl Default for Installation {
             "trustDomain": TRUST_DOMAIN,
             "workloadApi": {"mode": "hostPath", "directory": AGENT_FOLDER, "socket": "spire-agent.sock"},
             "networkPolicy": {"apiServerPorts": [super::config::API_PORT]},
-            "unknown": "any-in-trust-domain",
             "injector": {"replicas": 1},
             // The node has few processors, and the tests have many pods.
             "proxy": {"resources": {"requests": {"cpu": "5m", "memory": "40Mi"}, "limits": {"memory": "256Mi"}}},

@@ -211,6 +211,11 @@ async fn spire_agent(layout: &Layout, parts: &Parts, processes: &mut Processes) 
     };
     std::fs::write(layout.path("spire/bootstrap.pem"), cli(&["bundle", "show"]).await).expect("bundle");
     let node = format!("spiffe://{TRUST_DOMAIN}/node");
+    let injector = format!("spiffe://{TRUST_DOMAIN}/ns/mantlet-system/sa/mantlet-injector");
+    let mut entry = vec!["entry", "create", "-parentID", &node, "-spiffeID", &injector];
+    let selectors = ["k8s:ns:mantlet-system", "k8s:sa:mantlet-injector", "k8s:container-name:injector"];
+    entry.extend(selectors.iter().flat_map(|selector| ["-selector", *selector]));
+    cli(&entry).await;
     let token = cli(&["token", "generate", "-spiffeID", &node, "-ttl", "600", "-output", "json"]).await;
     let token: serde_json::Value = serde_json::from_str(&token).expect("a token as JSON");
     let token = token["value"].as_str().expect("a token").to_owned();

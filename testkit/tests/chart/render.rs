@@ -148,7 +148,7 @@ async fn the_injector_may_do_no_more_than_it_does() {
         }
     }
     // Who is where in the cluster is the directory's to read.
-    let least = Helm::new(&peers).objects(LEAST).await;
+    let without = Helm::new(&peers).objects(&format!("{LEAST}\ndirectory: {{enabled: false}}")).await;
     let reads = |objects: &[Value], resource: &str| {
         let rules = the(objects, "ClusterRole")["rules"].as_array().unwrap().clone();
         let mut rules = rules.into_iter();
@@ -157,7 +157,7 @@ async fn the_injector_may_do_no_more_than_it_does() {
     };
     for resource in ["pods", "services", "endpointslices"] {
         assert_eq!(reads(&objects, resource), Some(json!(["get", "list", "watch"])), "{resource}");
-        assert_eq!(reads(&least, resource), None, "{resource}");
+        assert_eq!(reads(&without, resource), None, "{resource}");
     }
 }
 
@@ -165,12 +165,10 @@ async fn the_injector_may_do_no_more_than_it_does() {
 async fn sidecars_are_told_where_the_directory_is_and_who_it_must_be() {
     let Some(peers) = RealPeers::find("sidecars_are_told_where_the_directory_is") else { return };
     let helm = Helm::new(&peers);
-    let least = helm.objects(LEAST).await;
-    assert_eq!(config(&least).document().directory, None);
+    let without = helm.objects(&format!("{LEAST}\ndirectory: {{enabled: false}}")).await;
+    assert_eq!(config(&without).document().directory, None);
     for mode in ["{mode: csi}", "{mode: hostPath, directory: /run/agent}"] {
-        let values = format!(
-            "{LEAST}\ndirectory: {{enabled: true}}\nworkloadApi: {mode}\nspire: {{clusterSPIFFEID: {{enabled: true}}}}"
-        );
+        let values = format!("{LEAST}\nworkloadApi: {mode}\nspire: {{clusterSPIFFEID: {{enabled: true}}}}");
         let objects = helm.objects(&values).await;
         let directory = config(&objects).document().directory.clone().unwrap();
         assert_eq!(directory.address, format!("mantlet-injector.{NAMESPACE}.svc:8444"));
@@ -308,8 +306,8 @@ async fn the_injector_takes_what_the_chart_writes() {
     for (_, values) in SETS {
         config(&helm.objects(values).await);
     }
-    // Whoever says nothing gets what the command line gives.
-    let least = config(&helm.objects(LEAST).await);
+    // Whoever says nothing gets what the command line gives, which knows no directory.
+    let least = config(&helm.objects(&format!("{LEAST}\ndirectory: {{enabled: false}}")).await);
     let mut defaults = Document { trust_domain: "prod.test".to_owned(), ..Document::default() };
     defaults.excluded_namespaces.push(NAMESPACE.to_owned());
     defaults.excluded_namespaces.sort();

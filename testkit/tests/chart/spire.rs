@@ -4,7 +4,7 @@ use mantlet_testkit::real_peers::RealPeers;
 use mantlet_testkit::spire::Spire;
 use serde_json::{Value, json};
 
-use crate::helm::{Helm, config, the};
+use crate::helm::{Helm, config, of_kind};
 use crate::pods::injected_by;
 use crate::workspace;
 
@@ -17,7 +17,8 @@ async fn the_controller_manager_gives_an_identity_to_the_sidecar_alone() {
     let Some(peers) = RealPeers::find("the_controller_manager_gives_an_identity") else { return };
     let values = format!("{}\ntrustDomain: prod.example", read("values.yaml"));
     let objects = Helm::new(&peers).objects(&values).await;
-    let asked = &the(&objects, "ClusterSPIFFEID")["spec"];
+    let asked = of_kind(&objects, "ClusterSPIFFEID");
+    let asked = &asked.iter().find(|asked| asked["metadata"]["name"] == "mantlet").unwrap()["spec"];
     assert_eq!(asked["workloadSelectorTemplates"], json!(["k8s:container-name:mantlet-proxy"]));
     let id = "spiffe://{{ .TrustDomain }}/ns/{{ .PodMeta.Namespace }}/sa/{{ .PodSpec.ServiceAccountName }}";
     assert_eq!(asked["spiffeIDTemplate"], id);
