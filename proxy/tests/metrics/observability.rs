@@ -142,7 +142,7 @@ fn every_alert_has_a_runbook_and_a_case_that_fires_and_one_that_does_not() {
         assert!(cases.contains(&format!("- name: {alert} fires\n")), "{alert}");
         assert!(cases.contains(&format!("- name: {alert} is silent\n")), "{alert}");
     }
-    assert_eq!(runbooks.matches("\n## ").count(), named.len(), "a runbook without an alert");
+    assert_eq!(runbooks.matches("\n## Mantlet").count(), named.len(), "a runbook without an alert");
 }
 
 #[tokio::test]

@@ -96,6 +96,21 @@ impl Cluster {
         }
     }
 
+    /// The metrics of an injector.
+    ///
+    /// # Panics
+    /// When none gives them.
+    pub async fn injector_metrics(&self) -> String {
+        let pods = self.get(SYSTEM, "pods").await;
+        let pod = &pods["items"][0];
+        let ports = pod["spec"]["containers"][0]["ports"].as_array().expect("ports");
+        let port = ports.iter().find(|port| port["name"] == "metrics").expect("a port for metrics");
+        let address = pod["status"]["podIP"].as_str().expect("an address");
+        let url = format!("http://{address}:{}/metrics", port["containerPort"]);
+        let answer = crate::wait::within("metrics", super::objects::http_get(&url)).await;
+        answer.unwrap_or_else(|error| panic!("{url}: {error}"))
+    }
+
     /// The real helm.
     ///
     /// # Errors

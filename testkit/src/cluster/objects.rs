@@ -379,7 +379,7 @@ impl Cluster {
 }
 
 /// One GET over plain HTTP, from the node.
-async fn http_get(url: &str) -> Result<String, String> {
+pub(super) async fn http_get(url: &str) -> Result<String, String> {
     let mut command = tokio::process::Command::new("curl");
     crate::real_peers::run(command.args(["--silent", "--show-error", "--fail", "--max-time", "10", url]))
         .await

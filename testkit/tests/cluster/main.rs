@@ -10,6 +10,7 @@
 mod annotations;
 mod capture;
 mod edges;
+mod impostors;
 mod moving_in;
 mod node;
 mod probes;
@@ -17,3 +18,4 @@ mod stage;
 mod stream;
 mod trust;
 mod ways;
+mod wear;
