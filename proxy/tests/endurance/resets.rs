@@ -34,7 +34,7 @@ struct Way {
 }
 
 /// What the application does; `/held` is never answered, and `/open` does not end.
-async fn app(protocol: Protocol) -> App {
+pub(crate) async fn app(protocol: Protocol) -> App {
     App::with(protocol, |seen| async move {
         match seen.target.as_str() {
             "/held" => pending().await,

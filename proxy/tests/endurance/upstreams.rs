@@ -1,10 +1,9 @@
 //! Upstreams that reset, at every moment: the application behind an inbound listener, the peer's sidecar behind an
 //! outbound one. The caller is told, nothing is kept, and the next request is served.
 
-use std::future::pending;
 use std::net::SocketAddr;
 
-use mantlet_testkit::apps::{App, Protocol, Reply, TcpApp};
+use mantlet_testkit::apps::{App, Protocol, TcpApp};
 use mantlet_testkit::cable::{Cable, Passed, Through};
 use mantlet_testkit::client::{Http1, Http2, HttpClient, Request, Response, connect, exactly, until_end};
 use mantlet_testkit::sidecar::Sidecar;
@@ -12,6 +11,7 @@ use mantlet_testkit::{Io, eventually};
 use tokio::io::AsyncWriteExt;
 
 use crate::common::{BOTH, Inbound, sidecar};
+use crate::resets::app;
 
 /// More than what an HTTP/2 client says before its first request; the head of any request is longer. One of which
 /// nothing was written would be sent again.
@@ -22,17 +22,6 @@ struct Behind {
     inbound: Inbound,
     caller: Option<Sidecar>,
     cable: Cable,
-}
-
-async fn app(protocol: Protocol) -> App {
-    App::with(protocol, |seen| async move {
-        match seen.target.as_str() {
-            "/held" => pending().await,
-            "/open" => Reply::open("first"),
-            _ => Reply::ok("hello"),
-        }
-    })
-    .await
 }
 
 // === impl Behind ===
