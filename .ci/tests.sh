@@ -14,6 +14,11 @@ build_peers() {
   ls "$TEST_PEERS"
 }
 
+# The whole product on a real node. Three at a time: most of a scenario is waiting for the kubelet.
+run_cluster() {
+  cargo test --workspace --locked --test cluster -- --test-threads 3
+}
+
 # The compiled matcher against one written from the meaning of the language alone: a million pairs of
 # policy and request, where the ordinary test makes a few hundred.
 run_policy_proof() {
