@@ -1,5 +1,6 @@
 //! The node itself: it is a real one, and leaves nothing behind.
 
+use std::collections::BTreeSet;
 use std::io::BufRead as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ fn a_service_is_served_and_afterwards_nothing_of_the_node_is_left() {
         cluster.apply("plain", &app.deployment(2)).await;
         cluster.run("plain", &Pod::caller("caller")).await;
         cluster.rolled_out("plain", "deployment/web").await;
-        let mut served = std::collections::BTreeSet::new();
+        let mut served = BTreeSet::new();
         cluster
             .until("both pods to be reached by the name of their service", async || {
                 let answer = cluster.call("plain", "caller", &["get", "http://web:8080/"]).await;
@@ -32,8 +33,32 @@ fn a_service_is_served_and_afterwards_nothing_of_the_node_is_left() {
     });
     let (dir, first) = (cluster.dir().to_owned(), cluster.first_process());
     assert!(!cluster::left_behind(&dir, first).is_empty(), "what looks for leftovers finds a running node");
+    let its: BTreeSet<String> = namespaces_of(first).difference(&namespaces_of(1)).cloned().collect();
+    assert!(its.len() >= 3, "network, mounts and processes: {its:?}");
+    assert!(!still_there(&its).is_empty(), "what looks for namespaces finds those of a running node");
     cluster.down().unwrap();
     assert!(cluster::left_behind(&dir, first).is_empty());
+    assert!(still_there(&its).is_empty(), "{:?}", still_there(&its));
+}
+
+/// The namespaces of a process, such as `net:[4026531840]`.
+fn namespaces_of(pid: i32) -> BTreeSet<String> {
+    let links = std::fs::read_dir(format!("/proc/{pid}/ns")).into_iter().flatten().flatten();
+    links
+        .filter_map(|link| Some(std::fs::read_link(link.path()).ok()?.to_string_lossy().into_owned()))
+        .collect()
+}
+
+/// Who is in one of these namespaces, or keeps one by a mount.
+fn still_there(namespaces: &BTreeSet<String>) -> Vec<String> {
+    let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let inside = pids.filter(|pid| !namespaces_of(*pid).is_disjoint(namespaces));
+    let mut there: Vec<String> = inside.map(|pid| format!("process {pid}")).collect();
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let keeps = |line: &&str| namespaces.iter().any(|namespace| line.contains(namespace.as_str()));
+    there.extend(mounts.lines().filter(keeps).map(ToOwned::to_owned));
+    there
 }
 
 #[test]
