@@ -90,16 +90,16 @@ fn c09_an_impostor_behind_a_service_gets_no_connection_where_somebody_names_whom
 
 #[test]
 fn c09_an_impostor_gets_no_byte_of_a_caller_whose_line_says_who_is_meant() {
-    scenario("c09-line", async |cluster| {
-        let line = "orders.c09-line:8080 is ./orders as http";
+    scenario("c09line", async |cluster| {
+        let line = "orders.c09line:8080 is ./orders as http";
         let caller = Pod::caller("caller").annotate("mantlet.dev/upstreams", line);
-        stage(cluster, "c09-line", None, &[caller]).await;
-        cluster.ready("c09-line", "caller").await;
-        let answers = answers(cluster, "c09-line", "caller").await;
+        stage(cluster, "c09line", None, &[caller]).await;
+        cluster.ready("c09line", "caller").await;
+        let answers = answers(cluster, "c09line", "caller").await;
         // The node chooses who is dialled, and knows of no line.
         assert!(answers.iter().all(|app| app == "orders" || app.starts_with("tls;")), "{answers:?}");
         assert!(answers.iter().any(|app| app == "orders"), "{answers:?}");
-        says_nothing(cluster, "c09-line").await;
+        says_nothing(cluster, "c09line").await;
     });
 }
 

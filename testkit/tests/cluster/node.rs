@@ -73,32 +73,28 @@ fn a_node_whose_owner_is_killed_ends_and_leaves_nothing() {
     let (first, dir) = (first.parse().unwrap(), std::path::PathBuf::from(dir));
     owner.kill().unwrap();
     owner.wait().unwrap();
-    gone(&dir, first);
+    until("the node to end", || cluster::left_behind(&dir, first));
 
     // Killed where it stands, it cannot even remove its folder: who comes next does.
     let cluster = Cluster::start(program(), &peers);
     let (dir, first) = (cluster.dir().to_owned(), cluster.first_process());
     kill_process(Pid::from_raw(first).unwrap(), Signal::KILL).unwrap();
     drop(cluster);
-    let begun = Instant::now();
-    while std::path::Path::new(&format!("/proc/{first}")).exists()
-        && begun.elapsed() < Duration::from_secs(60)
-    {
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    assert!(dir.exists());
-    cluster::sweep();
-    gone(&dir, first);
+    until("it to be swept", || {
+        cluster::sweep();
+        cluster::left_behind(&dir, first)
+    });
 }
 
-fn gone(dir: &std::path::Path, first: i32) {
+/// Waits until nothing of `left` is there.
+fn until(what: &str, left: impl Fn() -> Vec<String>) {
     let begun = Instant::now();
     loop {
-        let left = cluster::left_behind(dir, first);
+        let left = left();
         if left.is_empty() {
             return;
         }
-        assert!(begun.elapsed() < Duration::from_secs(60), "{left:?}");
+        assert!(begun.elapsed() < Duration::from_secs(60), "{what}: {left:?}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

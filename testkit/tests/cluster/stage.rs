@@ -52,6 +52,7 @@ pub(crate) fn alone(test: &str, body: impl AsyncFnOnce(&Cluster) + Send) {
 
 /// Deletes a scenario's namespaces, which begin with its name: the node is small.
 fn clear(cluster: &Cluster, test: &str) {
+    assert!(!test.contains('-'), "{test}: what follows a hyphen would be cleared with what stands before it");
     perform(cluster, async |cluster| {
         let all = cluster.must(&["get", "namespaces", "--output=name"]).await;
         let prefix = format!("namespace/{test}");
