@@ -55,8 +55,12 @@ fn act(words: &[&str]) -> Result<ExitCode, String> {
         ["serve", dir, how] => {
             let parts = Parts { peers, images: images(), app: beside("cluster-app") };
             let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
-            runtime.block_on(cluster::serve(Path::new(dir), parts, *how == "--attached"));
-            Ok(ExitCode::SUCCESS)
+            let serve = || runtime.block_on(cluster::serve(Path::new(dir), parts, *how == "--attached"));
+            // The first process is to end when a part does not start, and must not wait for its standard input.
+            match std::panic::catch_unwind(std::panic::AssertUnwindSafe(serve)) {
+                Ok(()) => Ok(ExitCode::SUCCESS),
+                Err(_) => std::process::exit(101),
+            }
         }
         _ => Err("usage: cluster up [--bare] | kubectl ARGS.. | run COMMAND.. | down".to_owned()),
     }

@@ -14,7 +14,6 @@ use super::config::{AGENT_FOLDER, EXTERNAL, KERNEL, Layout, NODE, TRUST_DOMAIN, 
 use super::image::{self, Image};
 use super::process::Processes;
 use crate::real_peers::{RealPeers, run};
-use crate::wait::eventually;
 
 /// What a node is made of.
 #[derive(Clone, Debug)]
@@ -149,7 +148,7 @@ async fn start(layout: &Layout, parts: &Parts, processes: &mut Processes) {
     let images = images(layout, parts);
     let api = async {
         let kubeconfig = layout.path("kubeconfig");
-        eventually("the API server to be ready", async || {
+        started("the API server to be ready", async || {
             let mut kubectl = Command::new(program("kubectl"));
             kubectl.env("HOME", &layout.dir).env("KUBECONFIG", &kubeconfig).args(["get", "--raw", "/readyz"]);
             run(&mut kubectl).await.ok()
@@ -166,7 +165,7 @@ async fn start(layout: &Layout, parts: &Parts, processes: &mut Processes) {
 }
 
 async fn images(layout: &Layout, parts: &Parts) {
-    eventually("containerd to answer", async || {
+    started("containerd to answer", async || {
         let mut ctr = Command::new("ctr");
         ctr.arg("--address").arg(layout.path("containerd.sock")).args(["plugins", "list"]);
         run(&mut ctr).await.ok()
@@ -196,7 +195,7 @@ async fn spire_server(layout: &Layout, parts: &Parts, processes: &mut Processes)
     let config = layout.path("spire/server.conf").display().to_string();
     processes.start(&parts.peers.program("spire-server"), vec!["run".into(), "-config".into(), config]);
     let socket = layout.path("spire/server.sock");
-    eventually("SPIRE's server to be healthy", async || {
+    started("SPIRE's server to be healthy", async || {
         let mut cli = Command::new(parts.peers.program("spire-server"));
         run(cli.args(["healthcheck", "-socketPath"]).arg(&socket)).await.ok()
     })
@@ -225,7 +224,7 @@ async fn spire_agent(layout: &Layout, parts: &Parts, processes: &mut Processes) 
     processes.start(&parts.peers.program("spire-agent"), joining);
     // Started again it knows itself.
     processes.set_args("spire-agent", args);
-    eventually("SPIRE's agent to be healthy", async || {
+    started("SPIRE's agent to be healthy", async || {
         let mut cli = Command::new(parts.peers.program("spire-agent"));
         let socket = Path::new(AGENT_FOLDER).join("spire-agent.sock");
         run(cli.args(["healthcheck", "-socketPath"]).arg(socket)).await.ok()
@@ -314,6 +313,19 @@ fn remove_group(group: &Path) {
             return;
         }
         std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Asks again and again until a part answers. Each asking is a process of its own, and the part needs the processors.
+/// Whoever waits for the whole node has less patience than this.
+async fn started<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let begun = tokio::time::Instant::now();
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(begun.elapsed() < super::PATIENCE, "waited {} s for: {what}", super::PATIENCE.as_secs());
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
