@@ -2,6 +2,7 @@
 //! by nobody else where no line says it.
 
 use mantlet_testkit::cluster::{Cluster, Pod};
+use mantlet_testkit::sidecar::Metrics;
 use serde_json::{Value, json};
 
 use crate::stage::scenario;
@@ -119,5 +120,84 @@ fn c10_where_nobody_names_whom_to_expect_an_impostor_is_served_and_shown() {
             metrics.lines().find(|line| line.starts_with("mantlet_injector_directory_mixed_services "));
         let count = line.and_then(|line| line.split(' ').nth(1)).and_then(|count| count.parse::<f64>().ok());
         assert!(count.is_some_and(|count| count >= 1.0), "{line:?}");
+    });
+}
+
+/// A name outside the cluster, which means whatever the test says.
+const NAME: &str = "ledger.bank.example";
+
+fn point(cluster: &Cluster, address: &str) {
+    // In one step: the server reads it at any moment.
+    let (new, names) = (cluster.dir().join("names.new"), cluster.dir().join("names"));
+    std::fs::write(&new, format!("{address} {NAME}\n")).expect("the folder is ours");
+    std::fs::rename(&new, &names).expect("the folder is ours");
+}
+
+#[test]
+fn c11_a_name_that_resolves_elsewhere_is_refused_under_an_upstreams_line() {
+    scenario("c11", async |cluster| {
+        cluster.meshed("c11", &["ledger", "thief"]).await;
+        let serve = |name: &str| {
+            let pod = Pod::new(name, &["serve", "http=8080"]).account(name);
+            pod.annotate("mantlet.dev/policy", "allow mesh to GET /** on http").pod()
+        };
+        for name in ["ledger", "thief"] {
+            cluster.apply("c11", &serve(name)).await;
+        }
+        for name in ["ledger", "thief"] {
+            cluster.ready("c11", name).await;
+        }
+        let ledger = cluster.pod_address("c11", "ledger").await;
+        let thief = cluster.pod_address("c11", "thief").await;
+        point(cluster, &thief);
+        let callers = [
+            ("http", format!("{NAME}:8080 is ./ledger as http")),
+            // Asks the peer how to speak: without one there is no answer in HTTP, and the connection ends.
+            ("asking", format!("{NAME}:8080 is ./ledger")),
+            ("strict", format!("{NAME}:8080 is ./ledger as http\n* refuse")),
+        ];
+        for (name, lines) in &callers {
+            cluster.apply("c11", &Pod::caller(name).annotate("mantlet.dev/upstreams", lines).pod()).await;
+        }
+        for (name, _) in &callers {
+            cluster.ready("c11", name).await;
+            // Until its sidecar knows the name, the line is about no address.
+            cluster
+                .until("the sidecar to know the name", async || {
+                    let metrics = Metrics::parse(&cluster.metrics("c11", name).await);
+                    (metrics.sum("mantlet_dns_lookups_total", &[("result", "ok")]) >= 1.0).then_some(())
+                })
+                .await;
+        }
+        let url = format!("http://{NAME}:8080/x");
+        let call = async |caller: &str| cluster.call("c11", caller, &["get", &url]).await;
+        let refused_in_http = async |caller: &str| {
+            cluster
+                .until("the name to mean the thief", async || {
+                    let answer = call(caller).await;
+                    assert_ne!(answer["status"], 200, "{caller}: {answer}");
+                    let why = answer["headers"]["x-mantlet-error"].as_str()?;
+                    assert!(answer["status"] == 502 && why.starts_with("tls;"), "{caller}: {answer}");
+                    Some(())
+                })
+                .await;
+        };
+        refused_in_http("http").await;
+        refused_in_http("strict").await;
+        let answer = call("asking").await;
+        assert!(answer["error"].is_string(), "{answer}");
+        let metrics = Metrics::parse(&cluster.metrics("c11", "asking").await);
+        let labels = [("direction", "outbound"), ("reason", "peer_not_expected")];
+        assert!(metrics.sum("mantlet_tls_handshakes_total", &labels) >= 1.0, "{metrics:?}");
+
+        point(cluster, &ledger);
+        for (caller, _) in &callers {
+            let arrived = async || (call(caller).await["seen"]["app"] == "ledger").then_some(());
+            cluster.until("the name to mean the ledger", arrived).await;
+        }
+        // While it changes, the application and its sidecar may not agree on what it means.
+        point(cluster, &thief);
+        refused_in_http("strict").await;
+        says_nothing(cluster, "c11").await;
     });
 }

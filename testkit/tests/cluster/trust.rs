@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use mantlet_testkit::cluster::{Cluster, Pod};
+use mantlet_testkit::sidecar::Metrics;
 
 use crate::stage::{alone, scenario};
 
@@ -38,6 +39,55 @@ async fn unready(cluster: &Cluster, namespace: &str, pod: &str) {
     let object = format!("pod/{pod}");
     let args = ["wait", "--for=condition=Ready=false", &object, "--namespace", namespace, "--timeout=120s"];
     cluster.must(&args).await;
+}
+
+#[test]
+fn c27_a_missing_registration_entry_is_named_until_it_appears() {
+    scenario("c27", async |cluster| {
+        cluster.namespace("c27", &[("mantlet.dev/inject", "enabled")], &["late"]).await;
+        cluster.apply("c27", &Pod::new("late", &["serve", "http=8080"]).account("late").pod()).await;
+        let said = cluster
+            .until("the reason in the startup probe", async || {
+                let said = page(cluster, "c27", "late", "/startupz").await?;
+                said.contains("no identity issued").then_some(said)
+            })
+            .await;
+        let expected = "spiffe://cluster.test/ns/c27/sa/late";
+        assert!(
+            said.starts_with("not ready: identity: waiting: agent says no identity issued (attempt "),
+            "{said}"
+        );
+        assert!(said.contains(expected) && said.contains("ClusterSPIFFEID"), "{said}");
+        cluster
+            .until("a second without identity in the metric", async || {
+                let metrics = Metrics::parse(&cluster.metrics("c27", "late").await);
+                (metrics.sum("mantlet_identity_wait_seconds", &[]) >= 1.0).then_some(())
+            })
+            .await;
+
+        // As the kubelet ends it, when it has waited for two minutes.
+        let id = cluster.container_id("c27", "late", "mantlet-proxy").await;
+        cluster.signal(&id, rustix::process::Signal::TERM);
+        let message = cluster
+            .until("the termination message", async || {
+                let object = cluster.get("c27", "pod/late").await;
+                let mut statuses = object["status"]["initContainerStatuses"].as_array()?.iter();
+                let proxy = statuses.find(|status| status["name"] == "mantlet-proxy")?;
+                let ended = ["lastState", "state"].map(|state| &proxy[state]["terminated"]["message"]);
+                Some(ended.into_iter().find_map(|message| message.as_str())?.to_owned())
+            })
+            .await;
+        assert!(
+            message.starts_with("ended by SIGTERM before it was ready\nidentity: waiting: agent says"),
+            "{message}"
+        );
+        assert!(message.contains("no identity issued") && message.contains(expected), "{message}");
+
+        cluster.register("c27", "late", &[]).await;
+        cluster.ready("c27", "late").await;
+        let metrics = Metrics::parse(&cluster.metrics("c27", "late").await);
+        assert_eq!(metrics.sum("mantlet_identity_wait_seconds", &[]), 0.0);
+    });
 }
 
 #[test]
