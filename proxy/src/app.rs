@@ -30,6 +30,7 @@ use crate::{
     config::{AccessLog, Config, InboundListener, MetricsLevel},
     drain::Drain,
     http::{Timeouts, client::IDLE_AT_STOP},
+    last_word::LastWord,
     listener::{self, Admission, Origin, OwnCalls},
     log::{self, Log, LogLevel},
     metrics::{self, Metrics},
@@ -88,7 +89,7 @@ struct App {
 ///
 /// # Errors
 /// It could not start. Once it runs, nothing that the network or the Workload API says ends it.
-pub fn run(config: Config) -> Result<(), StartError> {
+pub fn run(config: Config, last_word: &LastWord) -> Result<(), StartError> {
     if let Some(parent) = config.exit_with_parent {
         sys::exit_with_parent(parent).map_err(system("the parent watch"))?;
     }
@@ -106,7 +107,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
         runtime::Builder::new_current_thread().enable_all().build().map_err(system("the runtime"))?;
     let result = control.block_on(async {
         let app = App::bind(config, log.clone())?;
-        app.run(level).await
+        app.run(level, last_word).await
     });
     drop(control);
     log.event("stopped", &[]);
@@ -164,7 +165,7 @@ impl App {
         Ok(Self { config, log, metrics, listeners, admin, own_calls, destinations })
     }
 
-    async fn run(self, level: LogLevel) -> Result<(), StartError> {
+    async fn run(self, level: LogLevel, last_word: &LastWord) -> Result<(), StartError> {
         let Self { config, log, metrics, listeners, admin, own_calls, destinations } = self;
         let readiness = Readiness::new();
         let (drain, token) = Drain::new();
@@ -251,7 +252,9 @@ impl App {
         }
 
         tokio::spawn(announce_ready(readiness.clone(), log.clone()));
-        let stop = Stop { drain, asked: stop, draining, readiness, log, config: &config, admission, sockets };
+        let asked = stop;
+        let stop =
+            Stop { drain, asked, draining, readiness, last_word, log, config: &config, admission, sockets };
         stop.run().await.map_err(system("the signal handlers"))?;
         for thread in threads {
             join(thread);
@@ -283,10 +286,11 @@ async fn follow_identity(identity: IdentityHandle, blocker: Blocker) {
         match identity.credentials() {
             Some(_) => blocker.clear(),
             None => {
+                let state = status.state().as_str();
                 let next_step = status.next_step().unwrap_or("wait for the agent's answer");
                 let cause = status.cause_now(SystemTime::now());
                 let cause = cause.unwrap_or_else(|| "no answer from the agent yet".to_owned());
-                blocker.set(cause, next_step);
+                blocker.set(format!("{state}: {cause}"), next_step);
             }
         }
         if changes.changed().await.is_err() {

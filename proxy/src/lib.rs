@@ -24,6 +24,7 @@ pub mod forward;
 pub mod http;
 pub mod inbound;
 pub mod io;
+pub mod last_word;
 pub mod lifetime;
 pub mod limits;
 pub mod listener;
@@ -45,6 +46,7 @@ pub mod worker;
 use std::{ffi::OsString, io::Write, process::ExitCode};
 
 use config::Loaded;
+use last_word::LastWord;
 
 /// The whole program: reads the configuration, runs the sidecar, and says how it ended.
 /// Exit codes: 0 stopped as told, 1 could not start, 2 the configuration is wrong, 70 a defect that the process
@@ -62,13 +64,17 @@ pub fn main(program: &'static str, arguments: impl IntoIterator<Item = OsString>
             let body = serde_json::json!({"level": level, "for": limit}).to_string();
             told(program, admin::post(&socket, "/log", Some(&body)))
         }
-        Ok(Loaded::Run(config)) => match app::run(*config) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                complain(program, &error);
-                ExitCode::FAILURE
+        Ok(Loaded::Run(config)) => {
+            let last_word = LastWord::to(config.termination_message.clone());
+            match app::run(*config, &last_word) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    complain(program, &error);
+                    last_word.failed(&error);
+                    ExitCode::FAILURE
+                }
             }
-        },
+        }
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "{error}");
             ExitCode::from(config::LoadError::EXIT_CODE)
@@ -90,13 +96,6 @@ fn told(program: &str, answer: std::io::Result<String>) -> ExitCode {
     }
 }
 
-/// Every level of an error, from what was attempted to what the kernel said.
 fn complain(program: &str, error: &dyn std::error::Error) {
-    let mut text = format!("{program}: {error}");
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text.push_str(&format!(": {next}"));
-        cause = next.source();
-    }
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(std::io::stderr(), "{program}: {}", last_word::whole(error));
 }

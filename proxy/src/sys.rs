@@ -1,8 +1,17 @@
 //! What only Linux can say or do, in one place.
 
-use std::{fs, io, net::SocketAddr, num::NonZeroUsize, os::fd::AsFd, time::Duration};
+use std::{
+    fs,
+    io::{self, Write as _},
+    net::SocketAddr,
+    num::NonZeroUsize,
+    os::fd::AsFd,
+    path::Path,
+    time::Duration,
+};
 
 use rustix::{
+    fs::{Mode, OFlags, open},
     io::Errno,
     param::page_size,
     process::{Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit},
@@ -106,6 +115,22 @@ pub fn raise_descriptor_limit() -> Option<u64> {
     // One that may not be raised stays as it is.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
     getrlimit(Resource::Nofile).current
+}
+
+/// Puts `text` in place of what a plain file says. It makes no file, follows no link and waits for nobody, so that it
+/// can be the last thing that a process does.
+///
+/// # Errors
+/// There is no such file, it is of another kind, or it cannot be written.
+pub fn overwrite(path: &Path, text: &[u8]) -> io::Result<()> {
+    // A pipe that nobody reads would otherwise be waited for.
+    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let mut file = fs::File::from(open(path, flags, Mode::empty())?);
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("not a plain file"));
+    }
+    file.set_len(0)?;
+    file.write_all(text)
 }
 
 /// Bytes of memory that the process has in use.

@@ -39,7 +39,7 @@ const TIERS: &[&[&str]] = &[
     &["http", "forward", "admin"],
     &["pool"],
     &["authz"],
-    &["directory", "policy_watch", "probes", "tls", "vouch"],
+    &["directory", "last_word", "policy_watch", "probes", "tls", "vouch"],
     &["activity", "detect", "dns", "drain", "lifetime", "listener", "readiness", "revoke", "watched"],
     &["addr", "config", "io", "limits", "log", "metrics", "sys", "vital"],
 ];

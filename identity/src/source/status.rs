@@ -234,6 +234,15 @@ impl IdentityStatus {
         &self.counts
     }
 
+    /// How long there has been no identity to present; nothing while there is one.
+    #[must_use]
+    pub fn without(&self, now: SystemTime) -> Duration {
+        match self.is_usable() {
+            true => Duration::ZERO,
+            false => now.duration_since(self.since).unwrap_or_default(),
+        }
+    }
+
     /// What is wrong, how often it was tried and for how long.
     #[must_use]
     pub fn cause_now(&self, now: SystemTime) -> Option<String> {

@@ -322,8 +322,9 @@ fn next_step(kind: IdentityErrorKind, config: &SourceConfig) -> String {
         IdentityErrorKind::NoIdentity => {
             let whose = config.expected_id.as_ref().map_or(String::new(), |id| format!(" -spiffeID {id}"));
             format!(
-                "check that an entry selects this workload: with SPIRE `spire-server entry show{whose}`, with \
-                 `mantlet dev-agent` its entries file"
+                "a new entry takes some seconds to arrive here; else check that one selects this workload: with \
+                 SPIRE `spire-server entry show{whose}`, and that a ClusterSPIFFEID matches the pod where its \
+                 controller manager makes them; with `mantlet dev-agent` its entries file"
             )
         }
         IdentityErrorKind::Refused => {

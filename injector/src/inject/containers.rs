@@ -28,6 +28,9 @@ pub(super) const VOLUMES: [&str; 4] = [ANNOTATIONS, ADMIN, WORKLOAD_API, NO_TOKE
 /// Where Kubernetes mounts the pod's service account token, unless something else is mounted there.
 const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
+/// What Kubernetes shows in the pod's status once a container has ended; its default, and made by the kubelet.
+const TERMINATION_MESSAGE: &str = "/dev/termination-log";
+
 /// What is mounted for us stands below.
 const MOUNTS: &str = "/run/mantlet";
 
@@ -136,7 +139,7 @@ impl Parts<'_> {
             "command": ["/mantlet-init"],
             "args": args,
             "securityContext": context,
-            "terminationMessagePath": "/dev/termination-log",
+            "terminationMessagePath": TERMINATION_MESSAGE,
             "terminationMessagePolicy": "FallbackToLogsOnError",
             "volumeMounts": [mount(NO_TOKEN, TOKEN, true)],
         })
@@ -170,7 +173,8 @@ impl Parts<'_> {
             "readinessProbe": probe("/readyz", 5, 3, 2),
             "lifecycle": {"preStop": {"exec": {"command": ["/mantlet-proxy", "drain"]}}},
             "securityContext": security(document.user, document.group, true),
-            "terminationMessagePath": "/dev/termination-log",
+            "terminationMessagePath": TERMINATION_MESSAGE,
+            // For what the sidecar does not write there itself: a configuration that is wrong, a panic.
             "terminationMessagePolicy": "FallbackToLogsOnError",
             "volumeMounts": [
                 mount(ANNOTATIONS, &folder("annotations"), true),
@@ -217,6 +221,7 @@ impl Parts<'_> {
         set("MANTLET_INTERCEPT_OUTBOUND", ports.outbound.to_string());
         set("MANTLET_ADMIN", format!("[::]:{}", ports.health));
         set("MANTLET_ADMIN_SOCKET", format!("{MOUNTS}/admin/admin.sock"));
+        set("MANTLET_TERMINATION_MESSAGE", TERMINATION_MESSAGE.to_owned());
         set("MANTLET_ANNOTATIONS", format!("{MOUNTS}/annotations/annotations"));
         set("MANTLET_MESH_CIDRS", document.mesh_cidrs.join(","));
         if let Some(directory) = &document.directory {

@@ -130,6 +130,7 @@ fn identity_now(identity: &IdentityHandle) -> IdentityNow {
             .as_ref()
             .map(|own| (since_epoch(own.not_before()), since_epoch(own.not_after()))),
         usable: credentials.is_some(),
+        without: status.without(SystemTime::now()),
         stream_connected: status.stream_connected(),
         last_refresh: status.last_refresh().map(since_epoch),
         refreshes: vec![

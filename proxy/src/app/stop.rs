@@ -24,6 +24,7 @@ use tracing::info;
 use crate::{
     config::Config,
     drain::{Drain, Phase},
+    last_word::LastWord,
     listener::Admission,
     log::{Log, Value},
     readiness::{Blocker, Readiness},
@@ -43,6 +44,8 @@ pub(super) struct Stop<'a> {
     /// What the metric says.
     pub(super) draining: Arc<AtomicBool>,
     pub(super) readiness: Readiness,
+    /// Says what was missing, where the process ends before it was ever ready.
+    pub(super) last_word: &'a LastWord,
     pub(super) log: Log,
     pub(super) config: &'a Config,
     /// The limit of connections; every listening socket holds one place for whoever comes next.
@@ -77,6 +80,7 @@ impl Stop<'_> {
                 (begun, signals.next().await)
             }
         };
+        self.last_word.ended(why, &self.readiness.snapshot());
         let _unready = (unready, self.begin(why, "nothing: it ends by itself"));
         let delay = self.config.stop_delay.saturating_sub(begun.elapsed());
         let orderly = async {

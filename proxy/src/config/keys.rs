@@ -119,6 +119,8 @@ pub enum Id {
     Log,
     /// Access log.
     AccessLog,
+    /// Where the last word is written.
+    TerminationMessage,
     /// End when the parent process ends.
     ExitWithParent,
 }
@@ -377,6 +379,19 @@ const MAIN: &[Key] = &[
             "MANTLET_ACCESS_LOG",
             "WHICH",
             Kind::Choice(&["off", "errors", "all"]),
+        )
+    },
+    Key {
+        meaning: "Where to write why this process ended before it was ever ready, or could not start: the file of \
+                  the container's terminationMessagePath, which Kubernetes shows in the pod's status. It must exist \
+                  and be a plain file; at most 4096 bytes.",
+        ..key(
+            Id::TerminationMessage,
+            PROCESS,
+            "termination-message",
+            "MANTLET_TERMINATION_MESSAGE",
+            "FILE",
+            Kind::Path,
         )
     },
     Key {

@@ -115,6 +115,8 @@ pub struct Config {
     pub log: &'static str,
     /// Which requests and connections are logged.
     pub access_log: AccessLog,
+    /// Where the last word is written.
+    pub termination_message: Option<PathBuf>,
     /// The process that started this one, to stop with it.
     pub exit_with_parent: Option<usize>,
     /// Every key with its effective value and source, for `--print-config` and `/v1/config`.

@@ -99,6 +99,7 @@ impl Reader<'_> {
         let workers = self.optional_count(Id::Workers);
         let log = self.required(Id::Log, log_level);
         let access_log = self.required(Id::AccessLog, access_log);
+        let termination_message = self.optional(Id::TerminationMessage, values::path);
         let exit_with_parent = self.optional_count(Id::ExitWithParent);
         let config = Config {
             inbound: inbound?,
@@ -137,6 +138,7 @@ impl Reader<'_> {
             workers: workers?.and_then(NonZeroUsize::new),
             log: log?,
             access_log: access_log?,
+            termination_message: termination_message?,
             exit_with_parent: exit_with_parent?,
             effective: self.effective(),
         };

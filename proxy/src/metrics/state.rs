@@ -49,6 +49,8 @@ pub struct IdentityNow {
     pub validity: Option<(Duration, Duration)>,
     /// Whether handshakes can be made with it.
     pub usable: bool,
+    /// How long there has been none that is usable.
+    pub without: Duration,
     /// Whether the Workload API stream is up.
     pub stream_connected: bool,
     /// When the last update was taken over, since the epoch.
@@ -138,6 +140,7 @@ struct Identity {
     not_before: Gauge,
     not_after: Gauge,
     usable: Gauge,
+    wait: Gauge,
     stream_connected: Gauge,
     last_refresh: Gauge,
     refreshes: Closed<RefreshLabels, Counter>,
@@ -167,6 +170,7 @@ impl State {
                 not_before: Gauge::default(),
                 not_after: Gauge::default(),
                 usable: Gauge::default(),
+                wait: Gauge::default(),
                 stream_connected: Gauge::default(),
                 last_refresh: Gauge::default(),
                 refreshes: Closed::default(),
@@ -294,6 +298,15 @@ impl Identity {
             self.usable.clone(),
         );
         to.add::<NoLabels>(
+            about(
+                "mantlet_identity_wait",
+                "How long there has been no identity to use; 0 while there is one",
+            )
+            .seconds()
+            .minimal(),
+            self.wait.clone(),
+        );
+        to.add::<NoLabels>(
             about("mantlet_identity_stream_connected", "1 while the Workload API stream is up").minimal(),
             self.stream_connected.clone(),
         );
@@ -344,6 +357,7 @@ impl Identity {
             self.not_after.set(seconds(not_after));
         }
         flag(&self.usable, now.usable);
+        self.wait.set(seconds(now.without));
         flag(&self.stream_connected, now.stream_connected);
         self.last_refresh.set(now.last_refresh.map_or(0, seconds));
         for &(result, total) in &now.refreshes {

@@ -13,6 +13,7 @@ mod bundles;
 mod clock;
 mod destinations;
 mod dev_agent;
+mod last_word;
 mod load;
 mod missing;
 mod own_identity;

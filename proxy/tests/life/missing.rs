@@ -30,7 +30,7 @@ async fn waits_and_recovers(api: WorkloadApi, cause: &str, error: &str) {
         let text = startup_text(&sidecar, attempt).await;
         // not ready: identity: CAUSE (attempt N, 1.2 s) (next: STEP)
         let (before, after) = text.split_once(&format!("(attempt {attempt}, ")).unwrap();
-        assert!(before.starts_with("not ready: identity: ") && before.contains(cause), "{text}");
+        assert!(before.starts_with("not ready: identity: waiting: ") && before.contains(cause), "{text}");
         let (seconds, rest) = after.split_once(" s)").unwrap();
         assert!(seconds.parse::<f64>().unwrap() > 0.0, "{text}");
         let next = rest.split_once("(next: ").unwrap_or_else(|| panic!("no next step: {text}")).1;
