@@ -43,6 +43,7 @@ injector:
   replicas: 3
   port: 10250
   timeoutSeconds: 3
+  certificate: {life: 6h, authorityLife: 30d, settle: 500ms, poll: 1m}
   priorityClassName: system-cluster-critical
   nodeSelector: {disk: fast}
   tolerations: [{key: control, operator: Exists}]

@@ -325,6 +325,20 @@ async fn the_injector_is_started_with_flags_that_it_has() {
         let (flag, value) = argument.as_str().unwrap().split_once('=').unwrap();
         assert!(documented.contains(&format!("| `{flag}` |")), "{flag}");
         assert!(!value.is_empty(), "{flag}");
+        // Lives of certificates are the same whether the chart says them or nobody does.
+        let life = flag.starts_with("--certificate-") || flag == "--authority-life";
+        let row = documented.lines().find(|line| line.starts_with(&format!("| `{flag}` |"))).unwrap();
+        assert!(!life || row.contains(&format!("| `{value}` |")), "{argument}: {row}");
+    }
+    let objects = Helm::new(&peers).objects(EVERYTHING).await;
+    let container = &the(&objects, "Deployment")["spec"]["template"]["spec"]["containers"][0];
+    for argument in [
+        "--authority-life=30d",
+        "--certificate-life=6h",
+        "--certificate-settle=500ms",
+        "--certificate-poll=1m",
+    ] {
+        assert!(container["args"].as_array().unwrap().contains(&json!(argument)), "{argument}: {container}");
     }
     for variable in container["env"].as_array().unwrap() {
         let name = variable["name"].as_str().unwrap();

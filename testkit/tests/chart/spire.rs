@@ -22,6 +22,13 @@ async fn the_controller_manager_gives_an_identity_to_the_sidecar_alone() {
     assert_eq!(asked["workloadSelectorTemplates"], json!(["k8s:container-name:mantlet-proxy"]));
     let id = "spiffe://{{ .TrustDomain }}/ns/{{ .PodMeta.Namespace }}/sa/{{ .PodSpec.ServiceAccountName }}";
     assert_eq!(asked["spiffeIDTemplate"], id);
+    // Who has a sidecar keeps its identity when the chart goes; the injector goes with it.
+    let kept = |name: &str| {
+        let objects = of_kind(&objects, "ClusterSPIFFEID").into_iter();
+        let mut found = objects.filter(|object| object["metadata"]["name"] == name);
+        found.next().unwrap()["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    };
+    assert!(kept("mantlet") && !kept("mantlet-injector"));
     // It selects what the injector makes.
     let pod = injected_by(&config(&objects), "shop");
     for (key, value) in asked["podSelector"]["matchLabels"].as_object().unwrap() {
