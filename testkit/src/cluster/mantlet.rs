@@ -96,6 +96,20 @@ impl Cluster {
         }
     }
 
+    /// Kills every injector where it stands. The kubelet starts them again.
+    pub fn kill_injectors(&self) {
+        let node = self.dir().file_name().unwrap_or_default().to_string_lossy();
+        for pid in super::node::processes() {
+            let read =
+                |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+            // The kernel keeps 15 characters of a program's name.
+            if read("comm").trim() == "mantlet-injecto" && read("cgroup").contains(&*node) {
+                let pid = rustix::process::Pid::from_raw(pid).expect("not zero");
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+    }
+
     /// The metrics of an injector.
     ///
     /// # Panics

@@ -17,5 +17,7 @@ mod probes;
 mod stage;
 mod stream;
 mod trust;
+mod upgrade;
 mod ways;
 mod wear;
+mod webhook;
