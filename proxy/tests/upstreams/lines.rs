@@ -163,6 +163,27 @@ async fn a_line_with_a_name_means_all_its_addresses() {
 }
 
 #[tokio::test]
+async fn a_name_that_leads_to_somebody_else_gives_him_no_byte() {
+    let (authority, dns) = (Authority::new("td.test"), DnsServer::start().await);
+    let (a, b) = (replica(&authority, 1).await, replica(&authority, 2).await);
+    dns.set("ledger.bank", &[a.addr.ip()], 3600);
+    dns.set("books.bank", &[b.addr.ip()], 3600);
+    // Both are another workload than the one that is meant; the second line asks the peer how to speak.
+    let lines = format!("ledger.bank:{PORT} is bank/ledger as http\nbooks.bank:{PORT} is bank/ledger\n");
+    let conf = dns.resolv_conf("");
+    let caller =
+        Caller::with(&authority, &[a.addr, b.addr], &lines, |sidecar| sidecar.arg("--resolv-conf", conf))
+            .await;
+    let response = eventually("the name to be known", async || caller.get(0).await).await;
+    assert_eq!((response.status, response.error().as_deref()), (502, Some("tls")));
+    caller.sidecar.metric_reaches("mantlet_dns_lookups_total", &[("result", "ok")], 2.0).await;
+    assert!(caller.get(1).await.is_none(), "there is nobody to ask");
+    let labels = [("direction", "outbound"), ("reason", "peer_not_expected")];
+    caller.sidecar.metric_reaches("mantlet_tls_handshakes_total", &labels, 2.0).await;
+    assert_eq!(a.app.connections() + b.app.connections(), 0);
+}
+
+#[tokio::test]
 async fn what_is_passed_through_arrives_as_it_was_sent() {
     let authority = Authority::new("td.test");
     let app = TcpApp::banner("220 ready\r\n").await;
