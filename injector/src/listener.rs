@@ -115,6 +115,13 @@ impl Listener {
     }
 }
 
+impl Place {
+    /// Where the connection comes from.
+    pub(crate) fn address(&self) -> IpAddr {
+        self.address
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         self.addresses.leave(self.address);

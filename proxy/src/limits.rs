@@ -256,7 +256,7 @@ pub const TABLE: &[Row] = &[
         "mantlet_directory_waits_total{result=\"limit\"}",
     ),
     row(
-        "wait for the directory's answer",
+        "wait for the directory's answer, and for who is unknown to come into being",
         Number::Time(DIRECTORY_HOLD),
         "the destination counts as unknown",
         "mantlet_directory_waits_total{result=\"timeout\"}",

@@ -1,6 +1,6 @@
 //! Cables: what stands between two sockets, and can be held up or broken at any byte.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -45,6 +45,8 @@ struct State {
     through: Mutex<Through>,
     /// Changes when all connections are to break.
     broken: watch::Sender<usize>,
+    /// Whether nothing goes through for now.
+    held: watch::Sender<bool>,
     /// One for each connection, in order: its local address towards the other end, and what has passed.
     links: watch::Sender<Vec<(SocketAddr, Passed)>>,
 }
@@ -69,13 +71,19 @@ impl Through {
 // === impl Cable ===
 
 impl Cable {
-    /// A cable that leads there.
+    /// A cable that leads there, from wherever there is room.
     pub async fn to(to: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("free port");
+        Self::between(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), to).await
+    }
+
+    /// A cable that leads from here to there.
+    pub async fn between(from: SocketAddr, to: SocketAddr) -> Self {
+        let listener = TcpListener::bind(from).await.expect("a port that is free");
         let addr = listener.local_addr().expect("bound");
         let state = Arc::new(State {
             through: Mutex::new(Through::ALL),
             broken: watch::Sender::new(0),
+            held: watch::Sender::new(false),
             links: watch::Sender::new(Vec::new()),
         });
         let shared = Arc::clone(&state);
@@ -127,6 +135,12 @@ impl Cable {
         .await;
     }
 
+    /// From now on nothing goes through any more, in either direction: all connections stay open, and new ones are
+    /// accepted.
+    pub fn hold(&self) {
+        self.state.held.send_replace(true);
+    }
+
     /// Resets both ends of every connection.
     pub fn reset(&self) {
         self.state.broken.send_modify(|count| *count += 1);
@@ -157,11 +171,11 @@ async fn link(mut near: TcpStream, mut far: TcpStream, state: Arc<State>) {
     tokio::select! {
         _ = async {
             tokio::join!(
-                relay(near_read, far_write, through.there, |bytes| count(&|passed| {
+                relay(near_read, far_write, through.there, &state.held, |bytes| count(&|passed| {
                     passed.there += bytes;
                     passed.greeting += if passed.back == 0 { bytes } else { 0 };
                 })),
-                relay(far_read, near_write, through.back, |bytes| count(&|passed| passed.back += bytes)),
+                relay(far_read, near_write, through.back, &state.held, |bytes| count(&|passed| passed.back += bytes)),
             )
         } => {}
         _ = broken.changed() => {
@@ -171,14 +185,22 @@ async fn link(mut near: TcpStream, mut far: TcpStream, state: Arc<State>) {
 }
 
 /// Until the end, or for ever once nothing goes through any more.
-async fn relay(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, mut through: usize, passed: impl Fn(usize)) {
+async fn relay(
+    mut from: ReadHalf<'_>,
+    mut to: WriteHalf<'_>,
+    mut through: usize,
+    held: &watch::Sender<bool>,
+    passed: impl Fn(usize),
+) {
     let mut buffer = vec![0; 16 * 1024];
+    let mut held = held.subscribe();
     while through > 0 {
         let room = through.min(buffer.len());
         let Ok(count @ 1..) = from.read(&mut buffer[..room]).await else {
             let _ = to.shutdown().await;
             return;
         };
+        let _ = held.wait_for(|held| !held).await;
         // Counted first: whoever waits for an answer to it must find it counted.
         passed(count);
         through -= count;

@@ -199,14 +199,13 @@ impl Directory {
 
     /// Waits until `addr` is followed on a stream that is open.
     pub async fn follows(&self, addr: SocketAddr) {
-        eventually(format!("{addr} to be followed"), async || {
-            let book = self.state.book();
-            book.streams
-                .iter()
-                .any(|stream| stream.follows.contains(&addr) && !stream.answers.is_closed())
-                .then_some(())
-        })
-        .await;
+        eventually(format!("{addr} to be followed"), async || self.is_followed(addr).then_some(())).await;
+    }
+
+    /// Whether `addr` is followed on a stream that is open.
+    pub fn is_followed(&self, addr: SocketAddr) -> bool {
+        let book = self.state.book();
+        book.streams.iter().any(|stream| stream.follows.contains(&addr) && !stream.answers.is_closed())
     }
 }
 

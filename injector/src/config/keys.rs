@@ -186,7 +186,7 @@ pub(super) const DIRECTORY_MAX_CONNECTIONS: Key = key(
     "MANTLET_DIRECTORY_MAX_CONNECTIONS",
     Some("16384"),
     Kind::Count(8, 65_536),
-    "Connections to --directory-listen at a time; one address has at most an eighth of them.",
+    "Connections to --directory-listen at a time; one address has at most a 32nd of them.",
 );
 pub(super) const STOP_DELAY: Key = key(
     "stop-delay",

@@ -32,7 +32,7 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Largest head of a request.
 const HEADS: u32 = 16 << 10;
 /// Streams of a connection at a time. A sidecar needs one.
-const STREAMS: u32 = 4;
+const STREAMS: u32 = 2;
 /// Largest question; the real ones have 25 bytes.
 const QUESTION: usize = 1024;
 /// How often a silent sidecar is asked whether it is still there, and how long it may take to say so.
@@ -86,8 +86,13 @@ pub(super) async fn serve(
     // phase: streams
     let (end, ending) = watch::channel(None);
     let open = Arc::new(AtomicUsize::new(0));
-    let follow =
-        Follow { hub: directory.hub.clone(), metrics: Arc::clone(metrics), ending, open: Arc::clone(&open) };
+    let follow = Follow {
+        hub: directory.hub.clone(),
+        metrics: Arc::clone(metrics),
+        ending,
+        source: place.address(),
+        open: Arc::clone(&open),
+    };
     let service = DirectoryServer::new(follow).max_decoding_message_size(QUESTION);
     let service = service_fn(move |request: Request<Incoming>| {
         let mut service = service.clone();

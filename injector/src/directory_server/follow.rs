@@ -22,12 +22,15 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{
     core::{Endpoint, Protocol, Says},
-    hub::{Address, Hub, Refusal, Subscription},
+    hub::{Address, Followed, Hub, Subscription},
 };
 use crate::metrics::{DirectoryMetrics, Said, StreamEnd};
 
-/// Answers that are on their way from us to the connection.
+/// Answers that are on their way from us to the connection. They are a stream's own, where all that wait are shared, and
+/// a reader that stands still keeps them: of the large ones there is one.
 const IN_FLIGHT: usize = 16;
+/// An answer with more endpoints is large.
+const LARGE: usize = 64;
 /// After changes were sent, how long the next ones are gathered: one that comes alone waits for nothing.
 const GATHER: Duration = Duration::from_millis(50);
 /// Changes that are sent at a time: with [`GATHER`], 5 120 in a second.
@@ -43,6 +46,8 @@ pub(super) struct Follow {
     pub(super) metrics: Arc<DirectoryMetrics>,
     /// Why the connection ends, once it does.
     pub(super) ending: watch::Receiver<Option<StreamEnd>>,
+    /// Where the connection comes from.
+    pub(super) source: IpAddr,
     /// Streams of this connection.
     pub(super) open: Arc<AtomicUsize>,
 }
@@ -98,7 +103,7 @@ impl directory_server::Directory for Follow {
         let (answers, stream) = mpsc::channel(IN_FLIGHT);
         let now = Instant::now();
         let running = Stream {
-            subscription: self.hub.subscribe(),
+            subscription: self.hub.subscribe(self.source),
             metrics: Arc::clone(&self.metrics),
             answers,
             budget: Budget { left: QUESTIONS, at: now },
@@ -128,20 +133,26 @@ impl Stream {
             let (now, asked_from) = (Instant::now(), self.budget.free_from());
             let may_change = backlog.changed > 0 && now >= self.changes_from;
             let waits = (backlog.changed > 0 && !may_change).then_some(self.changes_from);
+            let is_large = self.is_next_large(may_change);
+            let room = if is_large { IN_FLIGHT } else { 1 };
             let wakes = waits.into_iter().chain((now < asked_from).then_some(asked_from)).min();
             let next = tokio::select! {
                 biased;
                 Ok(why) = ending.wait_for(Option::is_some) => Next::Over(why.unwrap_or(StreamEnd::Drain)),
                 () = self.answers.closed() => Next::Over(StreamEnd::Client),
-                Ok(permit) = self.answers.reserve(), if backlog.asked > 0 || may_change => {
-                    match self.subscription.subscriber.take(may_change) {
-                        Some((address, says, is_change)) => {
+                Ok(mut room) = self.answers.reserve_many(room), if backlog.asked > 0 || may_change => {
+                    // Meanwhile it may have grown.
+                    let next = (is_large || !self.is_next_large(may_change))
+                        .then(|| self.subscription.subscriber.take(may_change))
+                        .flatten();
+                    match (next, room.next()) {
+                        (Some((address, says, is_change)), Some(permit)) => {
                             let (said, answer) = wire(address, &says);
                             permit.send(Ok(answer));
                             self.metrics.answer(said);
                             Next::Sent { is_change }
                         }
-                        None => Next::Again,
+                        _ => Next::Again,
                     }
                 }
                 question = questions.message(), if now >= asked_from => match question {
@@ -182,6 +193,10 @@ impl Stream {
         reason
     }
 
+    fn is_next_large(&self, changes: bool) -> bool {
+        self.subscription.subscriber.next_endpoints(changes) > LARGE
+    }
+
     fn question(&mut self, question: Question) -> Result<(), (StreamEnd, Option<Status>)> {
         self.budget.spend();
         let bad = |text| Err((StreamEnd::Question, Some(Status::invalid_argument(text))));
@@ -198,13 +213,14 @@ impl Stream {
             self.subscription.forget(address);
             return Ok(());
         }
-        self.subscription.follow(address).map_err(|refusal| {
-            let text = match refusal {
-                Refusal::One => "a stream follows at most 4096 addresses",
-                Refusal::All => "all streams together follow too many addresses",
-            };
-            (StreamEnd::Limit, Some(Status::resource_exhausted(text)))
-        })
+        match self.subscription.follow(address) {
+            // Without room it is not answered: what the stream follows goes on, and it may ask again.
+            Followed::Yes | Followed::NoRoom(_) => Ok(()),
+            Followed::TooMany => {
+                let status = Status::resource_exhausted("the stream follows as many addresses as one may");
+                Err((StreamEnd::Limit, Some(status)))
+            }
+        }
     }
 
     /// After a change was sent, of so many that waited.

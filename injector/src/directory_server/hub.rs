@@ -4,7 +4,7 @@
 //! A change costs what it concerns: the addresses that it may touch and that somebody follows.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, hash_map::Entry},
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -15,13 +15,11 @@ use super::{
 };
 use crate::{
     events::{Event, Owner, Recorder},
-    metrics::{DirectoryMetrics, Watched},
+    metrics::{DirectoryMetrics, Room, Watched},
 };
 
-/// Addresses that one stream may follow.
-pub(super) const MOST_OF_ONE: usize = 4096;
-/// Addresses that all streams together may follow: what they cost is bounded whoever asks.
-const MOST_OF_ALL: usize = 1 << 20;
+/// What may be followed.
+const BOUNDS: Bounds = Bounds { stream: 4096, source: 1 << 15, all: 1 << 20 };
 
 /// An address that applications dial.
 pub(super) type Address = (IpAddr, u16);
@@ -34,15 +32,29 @@ pub(super) struct Hub {
     events: Recorder,
     /// The sidecar's port for probes and metrics.
     health: u16,
+    bounds: Bounds,
 }
 
-/// Why an address cannot be followed.
+/// How many addresses may be followed: what they cost is bounded whoever asks.
+#[derive(Clone, Copy)]
+struct Bounds {
+    /// By one stream.
+    stream: usize,
+    /// By all streams that come from one address: one pod cannot take the room of all.
+    source: usize,
+    /// By all.
+    all: usize,
+}
+
+/// What became of a wish to follow an address.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Refusal {
+pub(super) enum Followed {
+    /// It is followed, and its answer is on its way.
+    Yes,
+    /// There is no room for it at the moment, as far as this limit goes.
+    NoRoom(Room),
     /// The stream follows as many as it may.
-    One,
-    /// All streams together do.
-    All,
+    TooMany,
 }
 
 #[derive(Default)]
@@ -50,14 +62,17 @@ struct Inner {
     store: Store,
     /// Kinds of objects of which all are known.
     complete: BTreeSet<Watched>,
-    followed: HashMap<IpAddr, HashMap<u16, Followed>>,
+    followed: HashMap<IpAddr, HashMap<u16, Shared>>,
     subscriptions: usize,
+    /// Of them, by where their streams come from.
+    by_source: HashMap<IpAddr, usize>,
     next_subscriber: u64,
     /// Services that something is to be said about.
     reviews: HashMap<Key, Review>,
 }
 
-struct Followed {
+/// What all who follow an address are told.
+struct Shared {
     says: Arc<Says>,
     by: HashMap<u64, Arc<Subscriber>>,
 }
@@ -67,6 +82,7 @@ pub(super) struct Subscription {
     hub: Hub,
     pub(super) subscriber: Arc<Subscriber>,
     id: u64,
+    source: IpAddr,
     follows: BTreeSet<Address>,
 }
 
@@ -74,7 +90,7 @@ pub(super) struct Subscription {
 
 impl Hub {
     pub(super) fn new(metrics: Arc<DirectoryMetrics>, events: Recorder, health: u16) -> Self {
-        Self { inner: Arc::default(), metrics, events, health }
+        Self { inner: Arc::default(), metrics, events, health, bounds: BOUNDS }
     }
 
     /// Takes over a change of pods, and tells whom it concerns.
@@ -105,14 +121,14 @@ impl Hub {
         Watched::ALL.iter().copied().filter(|kind| !inner.complete.contains(kind)).collect()
     }
 
-    /// A place for a stream.
-    pub(super) fn subscribe(&self) -> Subscription {
+    /// A place for a stream from this address.
+    pub(super) fn subscribe(&self, source: IpAddr) -> Subscription {
         let mut inner = self.inner();
         inner.next_subscriber += 1;
         let id = inner.next_subscriber;
         drop(inner);
         self.metrics.subscribers(1);
-        Subscription { hub: self.clone(), subscriber: Arc::default(), id, follows: BTreeSet::new() }
+        Subscription { hub: self.clone(), subscriber: Arc::default(), id, source, follows: BTreeSet::new() }
     }
 
     fn change(&self, kind: Watched, is_all: bool, change: impl FnOnce(&mut Store) -> Touched) {
@@ -155,7 +171,7 @@ impl Inner {
     /// Tells everybody who follows one of these addresses what has changed about it.
     fn publish(&mut self, ips: &BTreeSet<IpAddr>, health: u16) {
         let Self { store, followed, .. } = self;
-        let publish = |ip: IpAddr, ports: &mut HashMap<u16, Followed>| {
+        let publish = |ip: IpAddr, ports: &mut HashMap<u16, Shared>| {
             for (port, followed) in ports {
                 let says = store.resolve(ip, *port, health);
                 if says != *followed.says {
@@ -203,19 +219,16 @@ impl Inner {
 // === impl Subscription ===
 
 impl Subscription {
-    /// Follows an address from now on, and hands over what holds for it.
-    pub(super) fn follow(&mut self, address: Address) -> Result<(), Refusal> {
+    /// Follows an address from now on, if there is room for it, and hands over what holds for it.
+    pub(super) fn follow(&mut self, address: Address) -> Followed {
         let (ip, port) = address;
         let mut inner = self.hub.inner();
         let is_new = !self.follows.contains(&address);
-        if is_new && self.follows.len() >= MOST_OF_ONE {
-            return Err(Refusal::One);
-        }
-        if is_new && inner.subscriptions >= MOST_OF_ALL {
-            return Err(Refusal::All);
+        if is_new && let Some(full) = self.full(&inner) {
+            return full;
         }
         let Inner { store, followed, .. } = &mut *inner;
-        let entry = followed.entry(ip).or_default().entry(port).or_insert_with(|| Followed {
+        let entry = followed.entry(ip).or_default().entry(port).or_insert_with(|| Shared {
             says: Arc::new(store.resolve(ip, port, self.hub.health)),
             by: HashMap::new(),
         });
@@ -223,10 +236,27 @@ impl Subscription {
         self.subscriber.asked(address, &entry.says);
         if is_new {
             inner.subscriptions += 1;
+            *inner.by_source.entry(self.source).or_default() += 1;
             self.follows.insert(address);
             self.hub.metrics.followed(1);
         }
-        Ok(())
+        Followed::Yes
+    }
+
+    /// Why there is no room for one more address, if there is none.
+    fn full(&self, inner: &Inner) -> Option<Followed> {
+        let Bounds { stream, source, all } = self.hub.bounds;
+        if self.follows.len() >= stream {
+            return Some(Followed::TooMany);
+        }
+        let of_source = inner.by_source.get(&self.source).copied().unwrap_or_default();
+        let full = match () {
+            () if of_source >= source => Room::FollowedByOne,
+            () if inner.subscriptions >= all => Room::Followed,
+            () => return None,
+        };
+        self.hub.metrics.no_room(full);
+        Some(Followed::NoRoom(full))
     }
 
     /// Follows an address no longer.
@@ -239,6 +269,12 @@ impl Subscription {
 
     fn leave(&self, inner: &mut Inner, (ip, port): Address) {
         inner.subscriptions = inner.subscriptions.saturating_sub(1);
+        if let Entry::Occupied(mut of_source) = inner.by_source.entry(self.source) {
+            *of_source.get_mut() -= 1;
+            if *of_source.get() == 0 {
+                of_source.remove();
+            }
+        }
         self.hub.metrics.followed(-1);
         let Some(ports) = inner.followed.get_mut(&ip) else { return };
         if let Some(followed) = ports.get_mut(&port) {
@@ -260,5 +296,68 @@ impl Drop for Subscription {
             self.leave(&mut inner, *address);
         }
         self.hub.metrics.subscribers(-1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::directory_server::core::ServedBy;
+
+    fn hub(bounds: Bounds) -> Hub {
+        let metrics = Arc::new(crate::metrics::Metrics::default());
+        let (events, _) = crate::events::channel_of(&metrics, String::new());
+        let hub = Hub { bounds, ..Hub::new(Arc::clone(&metrics.directory), events, 24190) };
+        hub.pods(Change::Replace(Vec::new()));
+        hub.services(Change::Replace(Vec::new()));
+        hub.slices(Change::Replace(Vec::new()));
+        hub
+    }
+
+    fn from(last: u8) -> IpAddr {
+        IpAddr::from([10, 1, 0, last])
+    }
+
+    fn address(last: u8) -> Address {
+        (IpAddr::from([10, 96, 0, last]), 80)
+    }
+
+    /// How many answers wait for it, which are taken.
+    fn answers(subscription: &Subscription) -> usize {
+        std::iter::from_fn(|| subscription.subscriber.take(true)).count()
+    }
+
+    #[test]
+    fn one_pod_cannot_take_the_room_of_all_and_harms_no_stream() {
+        let hub = hub(Bounds { stream: 3, source: 4, all: 6 });
+        let (mut greedy, mut again) = (hub.subscribe(from(1)), hub.subscribe(from(1)));
+        assert!((1..=3).all(|n| greedy.follow(address(n)) == Followed::Yes));
+        assert_eq!(greedy.follow(address(4)), Followed::TooMany, "the stream is at its own limit");
+        assert_eq!(again.follow(address(4)), Followed::Yes);
+        assert_eq!(again.follow(address(5)), Followed::NoRoom(Room::FollowedByOne));
+        // Whoever comes from elsewhere has room, until all of it is taken.
+        let mut other = hub.subscribe(from(2));
+        assert!((1..=2).all(|n| other.follow(address(n)) == Followed::Yes));
+        let mut third = hub.subscribe(from(3));
+        assert_eq!(third.follow(address(7)), Followed::NoRoom(Room::Followed));
+        assert_eq!(other.follow(address(1)), Followed::Yes, "what is followed can be asked again");
+        let counts = [&greedy, &again, &other, &third].map(answers);
+        assert_eq!(counts, [3, 1, 2, 0], "each answer once, and none without room");
+        // A change reaches all who follow it, at the limit as before.
+        hub.services(Change::Replace(vec![Service {
+            key: Key::new("shop", "orders"),
+            uid: "u".into(),
+            ips: [address(1).0].into(),
+            ports: [(80, "http".into())].into(),
+            keeps_address: false,
+            served_by: ServedBy::Anybody,
+        }]));
+        assert_eq!([&greedy, &other].map(answers), [1, 1]);
+        // Room that is given back is there for others, and nothing is left behind.
+        drop((greedy, again));
+        assert_eq!(third.follow(address(7)), Followed::Yes);
+        drop((other, third));
+        let inner = hub.inner();
+        assert_eq!((inner.subscriptions, inner.by_source.len(), inner.followed.len()), (0, 0, 0));
     }
 }

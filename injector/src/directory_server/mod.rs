@@ -49,6 +49,8 @@ use crate::{
 const AGAIN: Duration = Duration::from_secs(1);
 /// How often its state is looked at.
 const LOOK: Duration = Duration::from_millis(250);
+/// The part of all connections that one address may have: sidecars behind one address are those of a node, at most.
+const OF_ONE: usize = 32;
 /// How long connections may take to end when the process stops.
 const LAST: Duration = Duration::from_secs(3);
 
@@ -118,7 +120,7 @@ async fn serve(terms: &Terms) -> Result<(), String> {
         Arc::clone(&metrics),
     ));
 
-    let of_one = (terms.connections / 8).max(1);
+    let of_one = (terms.connections / OF_ONE).max(1);
     let listener = Listener::new(tcp, terms.connections, of_one, Arc::clone(&metrics) as _);
     let trust_domain = terms.config.trust_domain().clone();
     let directory = Arc::new(Directory { hub, identity, trust_domain, metrics });

@@ -75,6 +75,16 @@ impl Subscriber {
         Some((address, says.remove(&address)?, is_change))
     }
 
+    /// How many endpoints the answer has that [`take`](Self::take) would give.
+    pub(super) fn next_endpoints(&self, changes: bool) -> usize {
+        let waiting = self.waiting();
+        let next = waiting.asked.front().or_else(|| waiting.changed.front().filter(|_| changes));
+        match next.and_then(|address| waiting.says.get(address)).map(|says| &**says) {
+            Some(Says::Meshed { endpoints, .. }) => endpoints.len(),
+            Some(Says::NotMeshed | Says::Unknown) | None => 0,
+        }
+    }
+
     pub(super) fn backlog(&self) -> Backlog {
         let waiting = self.waiting();
         Backlog { asked: waiting.asked.len(), changed: waiting.changed.len() }
@@ -127,5 +137,24 @@ mod tests {
         subscriber.forget(address(1));
         assert!(subscriber.take(true).is_none());
         assert_eq!(subscriber.backlog(), Backlog::default());
+    }
+
+    #[test]
+    fn a_large_answer_is_known_before_it_is_taken() {
+        let endpoint = super::super::core::Endpoint {
+            ip: Ipv4Addr::LOCALHOST.into(),
+            port: 80,
+            id: "spiffe://prod.test/a".into(),
+            protocol: super::super::core::Protocol::Http,
+        };
+        let large = Arc::new(Says::Meshed { endpoints: vec![endpoint; 100], keep_address: false });
+        let subscriber = Subscriber::default();
+        assert_eq!(subscriber.next_endpoints(true), 0);
+        subscriber.changed(address(1), &large);
+        assert_eq!((subscriber.next_endpoints(false), subscriber.next_endpoints(true)), (0, 100));
+        subscriber.asked(address(2), &Arc::new(Says::Unknown));
+        assert_eq!(subscriber.next_endpoints(true), 0, "an answer to a question comes first");
+        subscriber.take(true).unwrap();
+        assert_eq!(subscriber.next_endpoints(true), 100);
     }
 }

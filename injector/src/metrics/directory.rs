@@ -7,12 +7,12 @@ use std::{
 
 use super::{
     DIRECTORY_ANSWERS, DIRECTORY_CERT_NOT_AFTER, DIRECTORY_CONNECTIONS, DIRECTORY_FOLLOWED,
-    DIRECTORY_HANDSHAKES, DIRECTORY_LEFT_OUT, DIRECTORY_MIXED, DIRECTORY_OBJECTS, DIRECTORY_READY,
-    DIRECTORY_REFUSED, DIRECTORY_RELISTS, DIRECTORY_STREAM_ENDS, DIRECTORY_SUBSCRIBERS, DIRECTORY_SYNC,
-    DIRECTORY_WATCH_ERRORS, Family,
+    DIRECTORY_HANDSHAKES, DIRECTORY_LEFT_OUT, DIRECTORY_MIXED, DIRECTORY_NO_ROOM, DIRECTORY_OBJECTS,
+    DIRECTORY_READY, DIRECTORY_REFUSED, DIRECTORY_RELISTS, DIRECTORY_STREAM_ENDS, DIRECTORY_SUBSCRIBERS,
+    DIRECTORY_SYNC, DIRECTORY_WATCH_ERRORS, Family,
     exposition::Text,
     registry::bump,
-    words::{Caller, Refused, Said, StreamEnd, Watched},
+    words::{Caller, Refused, Room, Said, StreamEnd, Watched},
 };
 
 /// The limits that a connection can run into.
@@ -26,6 +26,7 @@ pub(crate) struct DirectoryMetrics {
     connections: AtomicI64,
     handshakes: [AtomicU64; Caller::ALL.len()],
     refused: [AtomicU64; LIMITS.len()],
+    no_room: [AtomicU64; Room::ALL.len()],
     subscribers: AtomicI64,
     followed: AtomicI64,
     answers: [AtomicU64; Said::ALL.len()],
@@ -57,6 +58,11 @@ impl DirectoryMetrics {
     pub(crate) fn refused(&self, limit: Refused) {
         let at = LIMITS.iter().position(|known| *known == limit);
         bump(at.and_then(|at| self.refused.get(at)));
+    }
+
+    /// An address that was asked about is not followed.
+    pub(crate) fn no_room(&self, limit: Room) {
+        bump(self.no_room.get(limit as usize));
     }
 
     pub(crate) fn subscribers(&self, change: i64) {
@@ -124,6 +130,7 @@ impl DirectoryMetrics {
         let kinds = || Watched::ALL.iter().map(|kind| kind.as_str());
         all(&DIRECTORY_HANDSHAKES, &mut Caller::ALL.iter().map(|of| of.as_str()), &self.handshakes);
         all(&DIRECTORY_REFUSED, &mut LIMITS.iter().map(|of| of.as_str()), &self.refused);
+        all(&DIRECTORY_NO_ROOM, &mut Room::ALL.iter().map(|of| of.as_str()), &self.no_room);
         all(&DIRECTORY_ANSWERS, &mut Said::ALL.iter().map(|of| of.as_str()), &self.answers);
         all(&DIRECTORY_STREAM_ENDS, &mut StreamEnd::ALL.iter().map(|of| of.as_str()), &self.stream_ends);
         all(&DIRECTORY_OBJECTS, &mut kinds(), &self.objects);

@@ -20,8 +20,8 @@ pub(crate) use self::{
     directory::DirectoryMetrics,
     registry::Metrics,
     words::{
-        Admission, BadRequest, Call, Caller, EventResult, Handshake, Refused, Rotation, Said, StreamEnd,
-        Watched, Webhook,
+        Admission, BadRequest, Call, Caller, EventResult, Handshake, Refused, Room, Rotation, Said,
+        StreamEnd, Watched, Webhook,
     },
 };
 
@@ -150,6 +150,12 @@ pub(crate) const DIRECTORY_REFUSED: Family = family(
     &["limit"],
     "Connections to the directory that ran into a limit.",
 );
+pub(crate) const DIRECTORY_NO_ROOM: Family = family(
+    "mantlet_injector_directory_no_room_total",
+    "counter",
+    &["limit"],
+    "Addresses that a sidecar asked about and that are not followed, because too many are.",
+);
 pub(crate) const DIRECTORY_SUBSCRIBERS: Family = family(
     "mantlet_injector_directory_subscribers",
     "gauge",
@@ -198,7 +204,7 @@ pub(crate) const DIRECTORY_LEFT_OUT: Family = family(
     "mantlet_injector_directory_left_out_endpoints",
     "gauge",
     &[],
-    "Endpoints that mantlet.dev/served-by of their Service leaves out by now.",
+    "Endpoints that no sidecar is told of: mantlet.dev/served-by of their Service leaves them out, or there are too many.",
 );
 pub(crate) const DIRECTORY_MIXED: Family = family(
     "mantlet_injector_directory_mixed_services",
@@ -245,6 +251,7 @@ pub static FAMILIES: &[Family] = &[
     DIRECTORY_CONNECTIONS,
     DIRECTORY_HANDSHAKES,
     DIRECTORY_REFUSED,
+    DIRECTORY_NO_ROOM,
     DIRECTORY_SUBSCRIBERS,
     DIRECTORY_FOLLOWED,
     DIRECTORY_ANSWERS,

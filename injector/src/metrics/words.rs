@@ -81,6 +81,16 @@ words! {
 }
 
 words! {
+    /// Where there was no room for one more address in the directory.
+    Room {
+        /// Addresses that all streams follow.
+        Followed = "followed",
+        /// Addresses that the streams from one address follow.
+        FollowedByOne = "followed_by_one",
+    }
+}
+
+words! {
     /// What was done to the certificates.
     Rotation {
         /// There were none.
@@ -179,7 +189,7 @@ words! {
         Client = "client",
         /// The client asked what is no question.
         Question = "question",
-        /// It wanted to follow too many addresses, or all did together.
+        /// It wanted to follow too many addresses.
         Limit = "limit",
         /// The cluster is not known yet.
         NotReady = "not_ready",

@@ -11,4 +11,5 @@ mod injector;
 mod load;
 mod objects;
 mod outage;
+mod replicas;
 mod streams;

@@ -41,9 +41,9 @@ impl Destinations {
         if let Some(upstream) = config.reach.api_server.clone() {
             sources.push(Box::new(ApiServer::new(upstream, &names)));
         }
-        let ranges = &config.reach.defaults.mesh_cidrs;
+        let defaults = &config.reach.defaults;
         let cluster =
-            config.reach.directory.is_some().then(|| Cluster::new(ranges.clone(), fleet.clone(), metrics));
+            config.reach.directory.is_some().then(|| Cluster::new(defaults, fleet.clone(), metrics));
         if let Some(cluster) = cluster.clone() {
             sources.push(Box::new(cluster));
         }

@@ -70,7 +70,7 @@ impl Directory {
             self.answers.clone(),
         );
         to.add::<WaitLabels>(
-            about("mantlet_directory_waits", "Connections that waited for an answer of the directory"),
+            about("mantlet_directory_waits", "Connections to what the directory had not told yet"),
             self.waits.clone(),
         );
         to.add::<NoLabels>(

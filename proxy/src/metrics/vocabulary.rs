@@ -244,6 +244,8 @@ closed_enum! {
         Answered = "answered",
         /// Nothing, in time.
         Timeout = "timeout",
+        /// Nothing at once: the directory has said that nobody is there, or it is away.
+        Futile = "futile",
         /// Too many wait, or too many addresses are in use.
         Limit = "limit",
     }

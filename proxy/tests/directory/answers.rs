@@ -106,7 +106,7 @@ async fn who_comes_into_being_within_two_seconds_is_reached_by_those_who_waited(
 }
 
 #[tokio::test]
-async fn what_the_directory_does_not_know_is_refused_after_two_seconds() {
+async fn what_the_directory_does_not_know_is_refused_after_two_seconds_and_then_at_once() {
     let authority = Authority::new("td.test");
     let (nobody, silent, directory) = (service(), service(), directory(&authority));
     directory.keep_silent(silent);
@@ -118,8 +118,13 @@ async fn what_the_directory_does_not_know_is_refused_after_two_seconds() {
     }
     let labels = [("direction", "outbound"), ("reason", "denied")];
     caller.sidecar.metric_reaches("mantlet_connections_closed_total", &labels, 2.0).await;
-    let labels = [("result", "timeout")];
-    caller.sidecar.metric_reaches("mantlet_directory_waits_total", &labels, 2.0).await;
+    let waits = async |result| caller.count("mantlet_directory_waits_total", &[("result", result)]).await;
+    assert_eq!((waits("timeout").await, waits("futile").await), (2.0, 0.0));
+    // It has said that nobody is there, and had time to find somebody: there is nothing to wait for.
+    for _ in 0..3 {
+        assert!(caller.get(0).await.is_none());
+    }
+    assert_eq!((waits("timeout").await, waits("futile").await), (2.0, 3.0));
 }
 
 #[tokio::test]

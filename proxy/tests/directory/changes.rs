@@ -1,53 +1,18 @@
 //! Changes while requests and connections are under way.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use mantlet_testkit::apps::{Protocol as Speaks, TcpApp};
-use mantlet_testkit::client::{HttpClient, Request, connect, exactly, until_end};
+use mantlet_testkit::Io;
+use mantlet_testkit::apps::TcpApp;
+use mantlet_testkit::client::{Request, connect, exactly, until_end};
 use mantlet_testkit::directory::{NotMeshed, Protocol, Says, endpoint, meshed};
 use mantlet_testkit::pki::Authority;
-use mantlet_testkit::{Io, eventually};
 use tokio::io::AsyncWriteExt;
-use tokio::task::JoinSet;
 use tokio::time;
 
 use crate::common::sidecar;
 use crate::fixture::{Caller, directory, orders, replica, service};
-
-const CLIENTS: usize = 8;
-
-/// Requests without end, on connections that stay open, until it is over.
-#[derive(Default)]
-struct Load {
-    sent: AtomicUsize,
-    over: AtomicBool,
-}
-
-// === impl Load ===
-
-impl Load {
-    /// One client; every answer is 200. The slowest is returned.
-    async fn client(self: Arc<Self>, addr: SocketAddr) -> Duration {
-        let (mut client, mut slowest) = (HttpClient::plain(addr, Speaks::Http1).await, Duration::ZERO);
-        while !self.over.load(Ordering::Relaxed) {
-            let begun = Instant::now();
-            let answer = client.send(&Request::get("/")).await;
-            assert_eq!(answer.status, 200, "{:?}", answer.error());
-            slowest = slowest.max(begun.elapsed());
-            self.sent.fetch_add(1, Ordering::Relaxed);
-        }
-        slowest
-    }
-
-    async fn sent(&self, count: usize) {
-        let before = self.sent.load(Ordering::Relaxed);
-        eventually("requests", async || (self.sent.load(Ordering::Relaxed) >= before + count).then_some(()))
-            .await;
-    }
-}
+use crate::load::{CLIENTS, Load};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lists_that_change_under_load_fail_no_request_and_an_endpoint_that_left_serves_none() {
@@ -59,10 +24,7 @@ async fn lists_that_change_under_load_fail_no_request_and_an_endpoint_that_left_
     };
     say(&[&a, &b]);
     let caller = Caller::start(&authority, &directory, &[wanted]).await;
-    let (load, mut clients) = (Arc::new(Load::default()), JoinSet::new());
-    for _ in 0..CLIENTS {
-        clients.spawn(Arc::clone(&load).client(caller.sidecar.outbound(0).await));
-    }
+    let load = Load::start(&caller).await;
     let mut said = 1;
     for round in 0..10 {
         for list in [&[&a][..], &[&b], &[&a, &b]] {
@@ -82,10 +44,7 @@ async fn lists_that_change_under_load_fail_no_request_and_an_endpoint_that_left_
         }
     }
     caller.answers("meshed", said).await;
-    load.over.store(true, Ordering::Relaxed);
-    while let Some(client) = clients.join_next().await {
-        client.unwrap();
-    }
+    load.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -96,10 +55,7 @@ async fn a_thousand_changes_a_second_stall_no_request() {
     let all = [orders(&a, Protocol::Http), orders(&b, Protocol::Http)];
     directory.say(wanted, meshed(all.clone()));
     let caller = Caller::start(&authority, &directory, &[wanted]).await;
-    let (load, mut clients) = (Arc::new(Load::default()), JoinSet::new());
-    for _ in 0..CLIENTS {
-        clients.spawn(Arc::clone(&load).client(caller.sidecar.outbound(0).await));
-    }
+    let load = Load::start(&caller).await;
     load.sent(50).await;
     let mut pace = time::interval(Duration::from_millis(1));
     for n in 0..2000 {
@@ -107,12 +63,8 @@ async fn a_thousand_changes_a_second_stall_no_request() {
         directory.say(wanted, meshed(all[n % 2..].iter().cloned()));
     }
     caller.answers("meshed", 2001).await;
-    load.over.store(true, Ordering::Relaxed);
-    let mut slowest = Duration::ZERO;
-    while let Some(client) = clients.join_next().await {
-        slowest = slowest.max(client.unwrap());
-    }
-    eprintln!("{} requests, the slowest took {slowest:?}", load.sent.load(Ordering::Relaxed));
+    let slowest = load.end().await;
+    eprintln!("the slowest request took {slowest:?}");
     assert!(slowest < Duration::from_secs(5), "{slowest:?}");
 }
 

@@ -1,11 +1,11 @@
 //! What the installation says about destinations that are none of the mesh, with a directory that knows.
 
-use mantlet_testkit::Io;
 use mantlet_testkit::apps::TcpApp;
 use mantlet_testkit::client::{connect, exactly, until_end};
 use mantlet_testkit::directory::{NotMeshed, Protocol, Says, meshed};
 use mantlet_testkit::pki::Authority;
 use mantlet_testkit::sidecar::SidecarBuilder;
+use mantlet_testkit::{Io, eventually};
 use tokio::io::AsyncWriteExt;
 
 use crate::fixture::{Caller, directory, orders, replica, service};
@@ -89,4 +89,17 @@ async fn an_unknown_address_is_reached_only_by_opt_in_and_then_shows() {
     let caller = Caller::with(&authority, &directory, &[real.addr, service()], with(&args)).await;
     assert_eq!(caller.get(0).await.unwrap().text(), "1");
     caller.sidecar.metric_reaches("mantlet_outbound_unpinned_connections_total", &[], 1.0).await;
+    // Its answer is enough, and there is no waiting for another.
+    assert_eq!(caller.count("mantlet_directory_waits_total", &[("result", "timeout")]).await, 0.0);
+    // Nor for any, once it is known to be away.
+    directory.down();
+    caller.sidecar.metric_reaches("mantlet_directory_stream", &[("state", "away")], 1.0).await;
+    assert!(caller.get(1).await.is_none_or(|answer| answer.status == 502), "nobody is there");
+    let futile = [("result", "futile")];
+    eventually("the directory to be given up", async || {
+        let _ = caller.get(1).await;
+        (caller.count("mantlet_directory_waits_total", &futile).await >= 1.0).then_some(())
+    })
+    .await;
+    assert_eq!(caller.get(0).await.unwrap().text(), "1");
 }

@@ -12,7 +12,7 @@ use crate::common::sidecar;
 use crate::replica::{Replica, own_ip};
 
 /// Where the directory listens, on an address of its own.
-const PORT: u16 = 9444;
+pub(crate) const PORT: u16 = 9444;
 
 /// An address of the cluster behind which nobody is by himself, as a Service has.
 pub(crate) fn service() -> SocketAddr {
@@ -61,11 +61,21 @@ impl Caller {
         wanted: &[SocketAddr],
         build: impl FnOnce(SidecarBuilder) -> SidecarBuilder,
     ) -> Self {
+        let build = |sidecar: SidecarBuilder| build(sidecar.arg("--mesh-cidrs", networks));
+        Self::asking(&directory.addr().to_string(), authority, wanted, build).await
+    }
+
+    /// One that asks whom it finds there.
+    pub(crate) async fn asking(
+        server: &str,
+        authority: &Authority,
+        wanted: &[SocketAddr],
+        build: impl FnOnce(SidecarBuilder) -> SidecarBuilder,
+    ) -> Self {
         let (namespace, account) = INJECTOR.split_once('/').unwrap();
         let caller = sidecar()
             .identity(&authority.workload("web/frontend"))
-            .arg("--mesh-cidrs", networks)
-            .arg("--directory", directory.addr().to_string())
+            .arg("--directory", server)
             .arg("--directory-id", format!("spiffe://td.test/ns/{namespace}/sa/{account}"));
         let caller = wanted
             .iter()

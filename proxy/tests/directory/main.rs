@@ -12,4 +12,6 @@ mod answers;
 mod changes;
 mod defaults;
 mod fixture;
+mod load;
 mod outage;
+mod servers;

@@ -192,6 +192,8 @@ async fn sidecars_are_told_where_the_directory_is_and_who_it_must_be() {
             volume["csi"]["driver"] == "csi.spiffe.io" || volume["hostPath"]["path"] == "/run/agent",
             "{volume}"
         );
+        // Admission starts where there is no agent yet.
+        assert!(volume["csi"].is_object() || volume["hostPath"]["type"] == "DirectoryOrCreate", "{volume}");
         let identities = of_kind(&objects, "ClusterSPIFFEID");
         let own = identities.iter().find(|id| id["metadata"]["name"] == "mantlet-injector").unwrap();
         assert_eq!(

@@ -1,10 +1,13 @@
 //! What an operator should know about a Service: endpoints that are left out, and more than one service account behind it.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{
-    model::{Key, ServedBy},
-    resolve::Behind,
+    model::{Key, ServedBy, Stage},
+    resolve::{Behind, MOST_ENDPOINTS},
     store::Store,
 };
 
@@ -14,7 +17,8 @@ const NAMED: usize = 4;
 /// What stands out about a Service.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Review {
-    /// Addresses that are left out, because `served-by` does not name their identity or cannot be read.
+    /// Addresses that are left out, because `served-by` does not name their identity or cannot be read, or because an
+    /// answer has no room for them.
     pub(crate) left_out: usize,
     /// What is wrong, in words that stay the same as long as it is: at most one for each [`Finding`].
     pub(crate) findings: Vec<(Finding, String)>,
@@ -29,6 +33,8 @@ pub(crate) enum Finding {
     NotServedBy,
     /// Several service accounts, and nobody has said that they should.
     Mixed,
+    /// More endpoints than an answer has.
+    TooMany,
 }
 
 // === impl Finding ===
@@ -40,6 +46,7 @@ impl Finding {
             Self::BadServedBy => "ServedByInvalid",
             Self::NotServedBy => "EndpointsLeftOut",
             Self::Mixed => "SeveralServiceAccounts",
+            Self::TooMany => "TooManyEndpoints",
         }
     }
 }
@@ -64,12 +71,20 @@ impl Store {
     pub(crate) fn review(&self, key: &Key, health: u16) -> Review {
         let Some(service) = self.service(key) else { return Review::default() };
         let (mut ids, mut strangers, mut left_out) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        // Of one port in one family, as an answer is about them.
+        let mut ready: BTreeMap<(&str, bool), BTreeSet<_>> = BTreeMap::new();
         for slice in self.slices_of(key) {
             for there in &slice.endpoints {
-                for (_, port) in &slice.ports {
+                for (name, port) in &slice.ports {
                     match self.behind(service, slice, there, *port, health) {
                         Behind::Meshed(_, id) => {
                             ids.insert(Arc::clone(id));
+                            if there.stage == Stage::Ready {
+                                ready
+                                    .entry((name, there.ip.is_ipv4()))
+                                    .or_default()
+                                    .insert((there.ip, *port));
+                            }
                         }
                         Behind::LeftOut => {
                             left_out.insert(there.ip);
@@ -83,6 +98,12 @@ impl Store {
             }
         }
         let mut findings = Vec::new();
+        let most = ready.values().map(BTreeSet::len).max().unwrap_or_default();
+        let cut = most.saturating_sub(MOST_ENDPOINTS);
+        if cut > 0 {
+            let text = format!("more than {MOST_ENDPOINTS} endpoints serve it: sidecars are told of so many");
+            findings.push((Finding::TooMany, text));
+        }
         match &service.served_by {
             ServedBy::Nobody(why) => {
                 let text = format!("mantlet.dev/served-by: {why}; until then nobody serves it");
@@ -104,7 +125,7 @@ impl Store {
             }
             ServedBy::OneOf(_) | ServedBy::Anybody => {}
         }
-        Review { left_out: left_out.len(), findings }
+        Review { left_out: left_out.len() + cut, findings }
     }
 }
 

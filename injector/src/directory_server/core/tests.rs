@@ -451,3 +451,36 @@ fn same_object(a: &Step, b: &Step) -> bool {
         _ => false,
     }
 }
+
+#[test]
+fn an_answer_has_so_many_endpoints_and_what_is_cut_off_shows() {
+    let mut store = Store::default();
+    let address = |n: usize| format!("10.1.{}.{}", n / 250, n % 250);
+    let most = super::resolve::MOST_ENDPOINTS;
+    let all: Vec<(String, String)> = (0..=most).map(|n| (format!("p{n}"), address(n))).collect();
+    store.pods(Change::Replace(all.iter().map(|(name, ip)| pod(name, ip, "orders")).collect()));
+    store.services(Change::Replace(vec![service("orders", "10.96.0.1")]));
+    // No slice is as large as that.
+    let slices = |count: usize| {
+        let parts = all[..count].chunks(1000).enumerate().map(|(n, part)| {
+            let part: Vec<_> =
+                part.iter().map(|(name, ip)| (ip.as_str(), Some(name.as_str()), Stage::Ready)).collect();
+            Slice { key: Key::new("shop", &format!("orders-{n}")), ..slice("orders", &part) }
+        });
+        Change::Replace(parts.collect())
+    };
+    let told = |store: &Store| match store.resolve(ip("10.96.0.1"), 80, HEALTH) {
+        Says::Meshed { endpoints, .. } => endpoints,
+        other => panic!("{other:?}"),
+    };
+    let key = Key::new("shop", "orders");
+    store.slices(slices(most));
+    assert_eq!((told(&store).len(), store.review(&key, HEALTH).is_empty()), (most, true));
+    let before = told(&store);
+    store.slices(slices(most + 1));
+    assert_eq!(told(&store), before, "the same ones, whatever comes in which order");
+    let review = store.review(&key, HEALTH);
+    let [(Finding::TooMany, text)] = &review.findings[..] else { panic!("{review:?}") };
+    assert_eq!(review.left_out, 1);
+    assert!(text.contains("4096"), "{text}");
+}

@@ -14,22 +14,29 @@ use tokio::sync::watch;
 use super::answer::{self, Says};
 use crate::{
     directory::{Answer, Destination, Endpoint, EndpointProtocol, Endpoints, Fleet, Standing},
-    limits::{DIRECTORY_ADDRESSES, DIRECTORY_TOTAL},
+    limits::{DIRECTORY_ADDRESSES, DIRECTORY_HOLD, DIRECTORY_TOTAL},
 };
 
 /// An address that no connection has wanted for so long is followed no longer.
 const UNUSED: Duration = Duration::from_secs(600);
+/// An address about which nothing came for so long is asked for again: the directory may have had no room for it.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
 
 /// Everything that is remembered.
 #[derive(Default)]
 pub(super) struct Book {
+    /// Whether it is worth waiting for a workload that the directory does not know yet.
+    awaits_newcomers: bool,
     known: HashMap<SocketAddr, Entry>,
     /// What the stream of the moment has not said yet. An address stands here once, and one that the
     /// server was never told about leaves no trace: there are never more than twice the addresses
     /// that may be followed.
     unsaid: BTreeMap<SocketAddr, Unsaid>,
-    /// Which stream says it; 0 while there is none.
-    stream: u64,
+    /// The streams so far, and which of them says it.
+    streams: u64,
+    stream: Option<u64>,
+    /// Since when the directory cannot be asked. Before the first attempt has failed, it can.
+    away: Option<Instant>,
     /// Told when there is something to say.
     waker: Option<Waker>,
     /// Endpoints of all addresses together.
@@ -40,8 +47,10 @@ pub(super) struct Book {
 pub(super) enum Looked {
     /// It is known.
     Known(Answer),
-    /// It is asked for; told of every answer.
-    Awaited(watch::Receiver<()>),
+    /// It is asked for, and may be known within this time; told of every answer.
+    Awaited(watch::Receiver<()>, Duration),
+    /// It is asked for, and no answer is to be expected soon.
+    Futile,
     /// More addresses are in use than may be followed.
     Full,
 }
@@ -76,11 +85,12 @@ struct Entry {
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Status {
-    /// Nobody has answered yet.
-    Asked,
+    /// Nobody has answered yet, and since then nobody was asked again.
+    Asked(Instant),
     Meshed,
     NotMeshed,
-    Unknown,
+    /// Nobody has had it since then.
+    Unknown(Instant),
 }
 
 /// A question that is still to be put.
@@ -95,11 +105,20 @@ enum Unsaid {
 // === impl Book ===
 
 impl Book {
+    /// An empty one. `awaits_newcomers`: a connection to an address that nobody has is held for those who are just
+    /// coming into being, because the alternative is to refuse it.
+    pub(super) fn new(awaits_newcomers: bool) -> Self {
+        Self { awaits_newcomers, ..Self::default() }
+    }
+
     /// What is known about `addr`, which a connection wants now.
     pub(super) fn look(&mut self, addr: SocketAddr, now: Instant) -> Looked {
         if let Some(entry) = self.known.get_mut(&addr) {
             entry.used = now;
-            return entry.says().map_or_else(|| Looked::Awaited(entry.news.subscribe()), Looked::Known);
+            return match entry.says() {
+                Some(answer) => Looked::Known(answer),
+                None => entry.awaited(self.away, self.awaits_newcomers, now),
+            };
         }
         if self.known.len() >= DIRECTORY_ADDRESSES {
             self.make_room();
@@ -107,15 +126,24 @@ impl Book {
         if self.known.len() >= DIRECTORY_ADDRESSES {
             return Looked::Full;
         }
-        let (news, awaited) = watch::channel(());
-        let entry = Entry { status: Status::Asked, endpoints: None, news, used: now };
+        let entry =
+            Entry { status: Status::Asked(now), endpoints: None, news: watch::Sender::new(()), used: now };
+        let looked = entry.awaited(self.away, self.awaits_newcomers, now);
         self.known.insert(addr, entry);
         let forgotten = self.unsaid.get(&addr) == Some(&Unsaid::Forget);
         self.say(addr, if forgotten { Unsaid::ForgetAndFollow } else { Unsaid::Follow });
-        Looked::Awaited(awaited)
+        looked
+    }
+
+    /// What came of it for `addr`, after news of it. `None`: more news may follow.
+    pub(super) fn heard(&self, addr: SocketAddr) -> Option<Answer> {
+        let entry = self.known.get(&addr)?;
+        let is_futile = matches!(entry.status, Status::Unknown(_)) && !self.awaits_newcomers;
+        entry.says().or_else(|| is_futile.then_some(Answer::Silent))
     }
 
     /// What is known about `addr` by now.
+    #[cfg(any(test, fuzzing))]
     pub(super) fn says(&self, addr: SocketAddr) -> Option<Answer> {
         self.known.get(&addr)?.says()
     }
@@ -126,13 +154,13 @@ impl Book {
     }
 
     /// Puts what the directory says in force.
-    pub(super) fn apply(&mut self, addr: SocketAddr, news: News) -> Applied {
+    pub(super) fn apply(&mut self, addr: SocketAddr, news: News, now: Instant) -> Applied {
         let Some(entry) = self.known.get_mut(&addr) else { return Applied::Unasked };
         let (before, after) = (entry.size(), news.size());
         if after > before && self.total - before + after > DIRECTORY_TOTAL {
             return Applied::TooLarge;
         }
-        entry.apply(news);
+        entry.apply(news, now);
         self.total = self.total - before + entry.size();
         entry.news.send_replace(());
         Applied::Taken
@@ -143,16 +171,25 @@ impl Book {
         self.known.len()
     }
 
-    /// A new stream is there: it asks for everything again, and no older one says anything more.
-    pub(super) fn connected(&mut self, stream: u64) {
-        self.stream = stream;
+    /// A new stream begins, under the number that is given: it asks for everything again, and no older one says
+    /// anything more, also one that another server has just refused.
+    pub(super) fn begin(&mut self) -> u64 {
+        self.streams += 1;
+        self.stream = Some(self.streams);
         self.unsaid = self.known.keys().map(|addr| (*addr, Unsaid::Follow)).collect();
         self.wake();
+        self.streams
     }
 
-    /// The stream is gone. What is known stays.
-    pub(super) fn disconnected(&mut self) {
-        self.stream = 0;
+    /// The directory has taken the stream.
+    pub(super) fn connected(&mut self) {
+        self.away = None;
+    }
+
+    /// There is no stream, or none could be opened. What is known stays.
+    pub(super) fn disconnected(&mut self, now: Instant) {
+        self.stream = None;
+        self.away.get_or_insert(now);
         self.unsaid.clear();
         self.wake();
     }
@@ -160,7 +197,7 @@ impl Book {
     /// The next thing that `stream` has to say. `Err` once it is not the stream of the moment; without a
     /// question the waker is told of the next.
     pub(super) fn next(&mut self, stream: u64, waker: &Waker) -> Result<Option<wire::Question>, ()> {
-        if self.stream != stream {
+        if self.stream != Some(stream) {
             return Err(());
         }
         let Some((addr, unsaid)) = self.unsaid.pop_first() else {
@@ -177,6 +214,21 @@ impl Book {
             }
         };
         Ok(Some(wire::Question { kind: Some(kind) }))
+    }
+
+    /// Asks again about what nobody has said anything of for long.
+    pub(super) fn ask_again(&mut self, now: Instant) {
+        let mut again = Vec::new();
+        for (addr, entry) in &mut self.known {
+            if let Status::Asked(since) = &mut entry.status
+                && now.duration_since(*since) >= ASK_AGAIN
+                && !self.unsaid.contains_key(addr)
+            {
+                *since = now;
+                again.push(*addr);
+            }
+        }
+        again.into_iter().for_each(|addr| self.say(addr, Unsaid::Follow));
     }
 
     /// Gives up what nobody has used for long.
@@ -212,7 +264,7 @@ impl Book {
 
     fn say(&mut self, addr: SocketAddr, what: Unsaid) {
         // A stream that comes asks for everything anyway.
-        if self.stream != 0 {
+        if self.stream.is_some() {
             self.unsaid.insert(addr, what);
             self.wake();
         }
@@ -234,11 +286,24 @@ impl Entry {
                 self.endpoints.clone().map(|endpoints| Answer::Goes(Destination::Mesh(endpoints)))
             }
             Status::NotMeshed => Some(Answer::Unmeshed),
-            Status::Asked | Status::Unknown => None,
+            Status::Asked(_) | Status::Unknown(_) => None,
         }
     }
 
-    fn apply(&mut self, news: News) {
+    /// How long waiting for an answer is of use to a connection that comes now: as long as something may change soon.
+    fn awaited(&self, away: Option<Instant>, awaits_newcomers: bool, now: Instant) -> Looked {
+        let since = match self.status {
+            Status::Unknown(since) => awaits_newcomers.then_some(since),
+            _ => Some(away.unwrap_or(now)),
+        };
+        let left = since.map(|since| DIRECTORY_HOLD.saturating_sub(now.duration_since(since)));
+        match left.filter(|left| !left.is_zero()) {
+            Some(left) => Looked::Awaited(self.news.subscribe(), left),
+            None => Looked::Futile,
+        }
+    }
+
+    fn apply(&mut self, news: News, now: Instant) {
         match news {
             News::Meshed(list, protocol) => {
                 self.status = Status::Meshed;
@@ -265,7 +330,9 @@ impl Entry {
             }
             // Nobody is there at the moment, and nobody else either: what is under way may finish.
             News::Unknown => {
-                self.status = Status::Unknown;
+                if !matches!(self.status, Status::Unknown(_)) {
+                    self.status = Status::Unknown(now);
+                }
                 self.endpoints.take_if(|live| !live.is_in_use());
                 if let Some(live) = &self.endpoints {
                     live.replace(Vec::new());

@@ -45,6 +45,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A stream that has lived this long ended for a reason of its own.
 const SETTLED: Duration = Duration::from_secs(5);
+/// Servers that are tried one after the other before the name is looked up again.
+const MOST_TRIES: usize = 8;
 /// The ALPN of HTTP/2 (RFC 9113, 3.1).
 const H2: &[u8] = b"h2";
 
@@ -69,6 +71,7 @@ struct Open {
     _client: DirectoryClient<Channel>,
     at: SocketAddr,
     peer: PeerIdentity,
+    /// By which the peer was verified last.
     credentials: Arc<Credentials>,
 }
 
@@ -83,11 +86,10 @@ struct Ended {
 impl Follower {
     /// Keeps the answers up to date. Never returns.
     pub async fn run(self) {
-        let (mut failures, mut stream, mut said) = (0, 0, None);
+        let (mut failures, mut said, mut servers) = (0, None, Vec::new());
         loop {
             let credentials = self.credentials().await;
-            stream += 1;
-            let opened = self.open(stream, &credentials).await;
+            let opened = self.open(&mut servers, &credentials).await;
             let (ended, lived) = match opened {
                 Ok(open) => {
                     let since = Instant::now();
@@ -97,7 +99,7 @@ impl Follower {
                 }
                 Err(ended) => (ended, Duration::ZERO),
             };
-            self.cluster.shared.book().disconnected();
+            self.cluster.shared.book().disconnected(Instant::now());
             self.ended(&ended, &mut said);
             failures = if lived >= SETTLED { 0 } else { failures + 1 };
             time::sleep(pause(failures)).await;
@@ -117,14 +119,24 @@ impl Follower {
         }
     }
 
-    /// Tries every address of the server, in random order: sidecars spread over its replicas.
-    async fn open(&self, stream: u64, credentials: &Arc<Credentials>) -> Result<Open, Ended> {
-        let mut addresses = self.addresses().await?;
+    /// Tries the server's addresses from a random one on: sidecars spread over its replicas. `servers` are those that
+    /// were found last.
+    async fn open(
+        &self,
+        servers: &mut Vec<SocketAddr>,
+        credentials: &Arc<Credentials>,
+    ) -> Result<Open, Ended> {
+        match self.addresses().await {
+            Ok(found) => *servers = found,
+            // Where they were they may still be; whoever is there has to prove who it is.
+            Err(_) if !servers.is_empty() => {}
+            Err(ended) => return Err(ended),
+        }
         let mut last = Ended::new(DirectoryEnd::Dns, "its name has no address");
-        let from = random(addresses.len());
-        addresses.rotate_left(from);
-        for at in addresses {
-            match self.begin(at, stream, credentials).await {
+        let from = random(servers.len());
+        servers.rotate_left(from);
+        for at in servers.iter().take(MOST_TRIES) {
+            match self.begin(*at, credentials).await {
                 Ok(open) => return Ok(open),
                 Err(ended) => last = ended,
             }
@@ -132,6 +144,7 @@ impl Follower {
         Err(last)
     }
 
+    /// Where the server is by now: a name is asked for each time. None, where it has no address.
     async fn addresses(&self) -> Result<Vec<SocketAddr>, Ended> {
         match &self.server.addr {
             UpstreamAddr::Ip(addr) => Ok(vec![*addr]),
@@ -143,12 +156,7 @@ impl Follower {
         }
     }
 
-    async fn begin(
-        &self,
-        at: SocketAddr,
-        stream: u64,
-        credentials: &Arc<Credentials>,
-    ) -> Result<Open, Ended> {
+    async fn begin(&self, at: SocketAddr, credentials: &Arc<Credentials>) -> Result<Open, Ended> {
         let tcp = match time::timeout(CONNECT_TIMEOUT, TcpStream::connect(at)).await {
             Ok(connected) => {
                 connected.map_err(|error| Ended::new(DirectoryEnd::Connect, format!("{at}: {error}")))?
@@ -159,7 +167,7 @@ impl Follower {
             let (io, peer) = self.handshake(tcp, at, credentials).await?;
             let mut client = DirectoryClient::new(channel(io).await?);
             let shared = Arc::clone(&self.cluster.shared);
-            shared.book().connected(stream);
+            let stream = shared.book().begin();
             let answers = client.follow(Questions { shared, stream }).await;
             let answers = answers.map_err(|status| Ended::of(&status))?.into_inner();
             Ok(Open { answers, _client: client, at, peer, credentials: Arc::clone(credentials) })
@@ -221,29 +229,36 @@ impl Follower {
                     // It answers to signs of life, or the stream would have ended.
                     shared.metrics.directory_heard();
                     let addresses = {
-                        let mut book = shared.book();
-                        book.forget_unused(Instant::now());
+                        let (mut book, now) = (shared.book(), Instant::now());
+                        book.forget_unused(now);
+                        book.ask_again(now);
                         book.len()
                     };
                     shared.metrics.directory_follows(addresses);
                 }
             }
-            if !self.still_stands(&open) {
+            if !self.still_stands(&mut open) {
                 return Ended::new(DirectoryEnd::Renewed, "identities have changed since the stream began");
             }
         }
     }
 
-    /// Whether the identities that the connection was made with are as good as they were.
-    fn still_stands(&self, open: &Open) -> bool {
+    /// Whether the identities that the connection was made with are as good as they were. Signatures are verified
+    /// once for each change of them, and not for each answer.
+    fn still_stands(&self, open: &mut Open) -> bool {
         let now = SystemTime::now();
+        let Some(own) = self.identity.credentials() else { return false };
+        if own.generation() != open.credentials.generation() {
+            if own.reverify(&open.peer, now).is_err() {
+                return false;
+            }
+            open.credentials = own;
+        }
         now < open.peer.not_after()
-            && self.identity.credentials().is_some_and(|own| {
-                own.generation() == open.credentials.generation() || own.reverify(&open.peer, now).is_ok()
-            })
     }
 
     fn connected(&self, open: &Open) {
+        self.cluster.shared.book().connected();
         let metrics = &self.cluster.shared.metrics;
         metrics.directory_is(DirectoryState::Connected);
         metrics.directory_heard();

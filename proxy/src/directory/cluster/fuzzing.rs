@@ -41,7 +41,7 @@ impl Known {
     pub fn take(&mut self, answer: &wire::Answer, own: &TrustDomain) -> bool {
         let said = answer::about(answer).and_then(|addr| Ok((addr, answer::says(answer, addr, own)?)));
         let Ok((addr, says)) = said else { return false };
-        self.book.apply(addr, News::of(says, &self.fleet));
+        self.book.apply(addr, News::of(says, &self.fleet), Instant::now());
         true
     }
 

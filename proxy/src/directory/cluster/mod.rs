@@ -34,7 +34,8 @@ use self::{
 use super::{Answer, Fleet, Found, Source, table::is_inside};
 use crate::{
     addr::OrigDst,
-    limits::{DIRECTORY_HOLD, DIRECTORY_WAITING},
+    config::{Defaults, Unknown},
+    limits::DIRECTORY_WAITING,
     metrics::{DirectoryAnswer, DirectoryState, DirectoryWait, Metrics},
 };
 
@@ -60,12 +61,14 @@ struct Place<'a>(&'a AtomicUsize);
 // === impl Cluster ===
 
 impl Cluster {
-    /// Nothing is known yet.
+    /// Nothing is known yet; `defaults` is what holds for whom it does not know.
     #[must_use]
-    pub fn new(ranges: Vec<IpNet>, fleet: Fleet, metrics: &Arc<Metrics>) -> Self {
+    pub fn new(defaults: &Defaults, fleet: Fleet, metrics: &Arc<Metrics>) -> Self {
         metrics.directory_is(DirectoryState::Away);
         let (metrics, waiting) = (Arc::clone(metrics), AtomicUsize::new(0));
-        Self { shared: Arc::new(Shared { ranges, book: Mutex::default(), fleet, metrics, waiting }) }
+        let book = Mutex::new(Book::new(defaults.unknown == Unknown::Refuse));
+        let ranges = defaults.mesh_cidrs.clone();
+        Self { shared: Arc::new(Shared { ranges, book, fleet, metrics, waiting }) }
     }
 
     async fn find(&self, OrigDst(wanted): OrigDst) -> Answer {
@@ -80,32 +83,32 @@ impl Cluster {
             shared.metrics.directory_follows(book.len());
             looked
         };
-        let (mut news, _place) = match (looked, Place::among(&shared.waiting)) {
-            (Looked::Known(answer), _) => return answer,
-            (Looked::Awaited(news), Some(place)) => (news, place),
-            (Looked::Awaited(_) | Looked::Full, _) => {
-                shared.metrics.directory_waited(DirectoryWait::Limit);
-                return Answer::Silent;
-            }
+        let silent = |why| {
+            shared.metrics.directory_waited(why);
+            Answer::Silent
         };
+        let (mut news, at_most) = match looked {
+            Looked::Known(answer) => return answer,
+            Looked::Awaited(news, at_most) => (news, at_most),
+            Looked::Futile => return silent(DirectoryWait::Futile),
+            Looked::Full => return silent(DirectoryWait::Limit),
+        };
+        let Some(_place) = Place::among(&shared.waiting) else { return silent(DirectoryWait::Limit) };
         // An answer may say that nobody is there: who has just come into being is told of a moment later.
         let answered = async {
             while news.changed().await.is_ok() {
-                if let Some(answer) = shared.book().says(addr) {
+                if let Some(answer) = shared.book().heard(addr) {
                     return answer;
                 }
             }
             std::future::pending().await
         };
-        match time::timeout(DIRECTORY_HOLD, answered).await {
+        match time::timeout(at_most, answered).await {
             Ok(answer) => {
                 shared.metrics.directory_waited(DirectoryWait::Answered);
                 answer
             }
-            Err(_) => {
-                shared.metrics.directory_waited(DirectoryWait::Timeout);
-                Answer::Silent
-            }
+            Err(_) => silent(DirectoryWait::Timeout),
         }
     }
 
@@ -130,7 +133,7 @@ impl Cluster {
         }
         // Put together before anybody has to wait for it.
         let news = News::of(says, &shared.fleet);
-        match shared.book().apply(addr, news) {
+        match shared.book().apply(addr, news, Instant::now()) {
             Applied::Taken => kind,
             Applied::Unasked => DirectoryAnswer::Unasked,
             Applied::TooLarge => DirectoryAnswer::TooLarge,
