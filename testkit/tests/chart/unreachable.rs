@@ -61,6 +61,25 @@ fn cron_job(namespace: &str, policy: Option<&str>, labels: Value) -> Value {
     })
 }
 
+/// What a Deployment's controller makes of it, or a CronJob's; `by`: whom it names as its controller.
+fn copied(kind: &str, policy: Option<&str>, by: Option<[&str; 2]>) -> Value {
+    let api = if kind == "Job" { "batch/v1" } else { "apps/v1" };
+    let mut object = deployment("shop", policy, json!({}));
+    let name = format!("web-{}", by.map_or("alone", |[_, kind]| kind).to_lowercase());
+    (object["apiVersion"], object["kind"], object["metadata"]["name"]) =
+        (json!(api), json!(kind), json!(name));
+    if kind == "Job" {
+        let mut template = object["spec"]["template"].take();
+        template["spec"]["restartPolicy"] = json!("Never");
+        object["spec"] = json!({"template": template});
+    }
+    if let Some([api, kind]) = by {
+        let owner = json!({"apiVersion": api, "kind": kind, "name": "web", "uid": "1", "controller": true});
+        object["metadata"]["ownerReferences"] = json!([owner]);
+    }
+    object
+}
+
 #[tokio::test]
 async fn nothing_of_ours_stands_between_the_control_plane_and_what_runs() {
     let Some(peers) = RealPeers::find("nothing_of_ours_stands_between") else { return };
@@ -111,9 +130,16 @@ async fn nothing_of_ours_stands_between_the_control_plane_and_what_runs() {
         all.extend(args);
         server.kubectl(&all).await.unwrap_or_else(|error| panic!("{what}: {error}"));
     }
-    for object in
-        [plain("bazaar"), deployment("bazaar", policy, json!({})), deployment("shop", None, json!({}))]
-    {
+    // A rollout goes on where it can: to the pods, which are refused until somebody can judge them.
+    let of_deployment = copied("ReplicaSet", policy, Some(["apps/v1", "Deployment"]));
+    let of_cron_job = copied("Job", policy, Some(["batch/v1", "CronJob"]));
+    for object in [
+        plain("bazaar"),
+        deployment("bazaar", policy, json!({})),
+        deployment("shop", None, json!({})),
+        of_deployment,
+        of_cron_job,
+    ] {
         server.try_create(&object).await.unwrap_or_else(|error| panic!("{error}"));
     }
 }
@@ -158,6 +184,10 @@ async fn what_nobody_can_check_is_refused() {
         with(plain("bazaar"), &[("metadata.labels.mantlet/dev~inject", json!("enabled"))]),
         deployment("bazaar", policy, asks()),
         cron_job("bazaar", policy, asks()),
+        copied("ReplicaSet", policy, None),
+        copied("ReplicaSet", policy, Some(["argoproj.io/v1alpha1", "Rollout"])),
+        copied("ReplicaSet", policy, Some(["example.dev/v1", "Deployment"])),
+        copied("Job", policy, None),
     ] {
         let refusal = server.try_create(&object).await.unwrap_err();
         assert!(refusal.contains(DOWN), "{object}: {refusal}");

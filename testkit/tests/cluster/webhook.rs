@@ -48,6 +48,8 @@ async fn running(cluster: &Cluster) {
     cluster.apply("c22", &orders.service(false)).await;
     cluster.apply("c22", &Pod::caller("ending").pod()).await;
     cluster.apply("c22", &Pod::caller("many").deployment(3)).await;
+    let ruled = Pod::caller("ruled").annotate("mantlet.dev/policy", "allow mesh to GET /** on 8080");
+    cluster.apply("c22", &ruled.deployment(1)).await;
     let mut template = Pod::new("once", &["load", "http://orders:8080/", "0", "1", "100"]).pod();
     template["spec"]["restartPolicy"] = json!("Never");
     let job = json!({
@@ -59,6 +61,7 @@ async fn running(cluster: &Cluster) {
         cluster.ready("c22", pod).await;
     }
     cluster.rolled_out("c22", "deployment/many").await;
+    cluster.rolled_out("c22", "deployment/ruled").await;
     says(cluster, "c22", "job/once", "{.status.ready}", "1").await;
 }
 
@@ -157,6 +160,16 @@ fn c22_with_both_webhook_replicas_killed_only_new_labelled_pods_are_refused() {
             }
         };
         let late = Pod::caller("late").deployment(2);
+        let refused = async |name: &str| {
+            let these = "--field-selector=reason=FailedCreate,involvedObject.kind=ReplicaSet";
+            cluster
+                .until("the refusal of a ReplicaSet's pods", async || {
+                    let events = cluster.must(&["get", "events", "--namespace=c22", these]).await;
+                    let its = events.lines().filter(|line| line.contains(&format!("replicaset/{name}-")));
+                    its.into_iter().any(|line| line.contains("failed calling webhook")).then_some(())
+                })
+                .await;
+        };
         let away = async {
             cluster
                 .until("both to be away", async || {
@@ -166,20 +179,19 @@ fn c22_with_both_webhook_replicas_killed_only_new_labelled_pods_are_refused() {
                 .await;
             tokio::join!(new_ones_are_refused(cluster), others_come(cluster), what_runs_goes_on(cluster));
             cluster.apply("c22", &late).await;
-            let refused = "--field-selector=reason=FailedCreate,involvedObject.kind=ReplicaSet";
-            cluster
-                .until("the refusal of a ReplicaSet's pods", async || {
-                    let events = cluster.must(&["get", "events", "--namespace=c22", refused]).await;
-                    events.contains("failed calling webhook").then_some(())
-                })
-                .await;
+            refused("late").await;
+            // A rollout has come as far as its pods, and what it is to replace goes on.
+            cluster.must(&["rollout", "restart", "deployment/ruled", "--namespace=c22"]).await;
+            refused("ruled").await;
+            says(cluster, "c22", "deployment/ruled", "{.status.availableReplicas}", "1").await;
         };
         tokio::select! { () = killing => {} () = away => {} }
 
-        // Two others come, for whom the kubelet waits with nothing, and nobody has to help the Deployment.
+        // Two others come, for whom the kubelet waits with nothing, and nobody has to help a Deployment.
         cluster.must(&["delete", "pods", "--all", "--namespace", SYSTEM, "--now"]).await;
         cluster.rolled_out(SYSTEM, "deployment/mantlet-injector").await;
         cluster.rolled_out("c22", "deployment/late").await;
+        cluster.rolled_out("c22", "deployment/ruled").await;
         let pods = cluster.get("c22", "pods").await;
         let pods = pods["items"].as_array().expect("pods");
         let late: Vec<&Value> =
