@@ -232,6 +232,24 @@ async fn past_its_not_after_our_own_svid_is_not_presented_and_recovers_by_itself
 }
 
 #[tokio::test]
+async fn an_identity_that_expired_while_the_agent_is_away_is_said_to_have_however_often_the_agent_is_tried() {
+    let api = WorkloadApi::scripted();
+    let us = Supervised::start(&api);
+    let short = SvidOptions::new(A).expires_in(Duration::from_secs(2));
+    api.next_call().await.send(Answer::of(&Authority::new(TD).issue(&short)));
+    us.ready().await;
+    api.stop();
+    us.state(IdentityState::Expired).await;
+    let attempts = us.handle.status().attempt();
+    us.until("another attempt", |h| h.status().attempt() > attempts + 1).await;
+    let status = us.handle.status();
+    let said = status.cause().unwrap();
+    assert!(said.contains("has expired and the agent sent no new one: cannot reach the agent"), "{said}");
+    assert_eq!(said.matches("has expired").count(), 1, "{said}");
+    assert!(status.since() > SystemTime::now() - Duration::from_secs(60), "since it expired");
+}
+
+#[tokio::test]
 async fn an_agent_that_is_killed_and_restarted_is_found_again() {
     let authority = Authority::new(TD);
     let api = WorkloadApi::serving(Answer::of(&authority.svid(A)));

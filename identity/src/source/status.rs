@@ -165,13 +165,9 @@ impl IdentityStatus {
 
     /// The same once these credentials are past their notAfter.
     pub(super) fn expired(&self, credentials: &Credentials) -> Self {
-        let text = format!("the SVID {} has expired and the agent sent no new one", credentials.serial());
-        let cause = match &self.cause {
-            Some(known) => format!("{text}: {known}"),
-            None => text,
-        };
+        let cause = no_new_one(credentials, self.cause.as_deref());
         let state = IdentityState::Expired;
-        Self { state, cause: Some(cause.into()), since: credentials.not_after(), ..self.clone() }
+        Self { state, cause: Some(cause), since: credentials.not_after(), ..self.clone() }
     }
 
     /// Where it stands.
@@ -277,4 +273,13 @@ impl IdentityStatus {
 
 fn seconds(elapsed: Duration) -> String {
     format!("{:.1} s", elapsed.as_secs_f64())
+}
+
+/// Why there is no identity once these credentials are past their notAfter; `known` is what the agent has to do with it.
+pub(super) fn no_new_one(credentials: &Credentials, known: Option<&str>) -> Arc<str> {
+    let text = format!("the SVID {} has expired and the agent sent no new one", credentials.serial());
+    match known {
+        Some(known) => format!("{text}: {known}").into(),
+        None => text.into(),
+    }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use super::backoff::Backoff;
-use super::status::{IdentityErrorKind, IdentityState, IdentityStatus};
+use super::status::{IdentityErrorKind, IdentityState, IdentityStatus, no_new_one};
 use super::update::{Assembler, LeftOut, Outcome};
 use super::{Shared, SourceConfig};
 use crate::workload_api::{ApiError, Updates, WorkloadApi, X509Update};
@@ -253,6 +253,11 @@ impl Supervisor {
                 self.status.grace_until = SystemTime::now().checked_add(self.config.grace);
             }
         }
+        let cause = match &self.expired {
+            // Why it lasts is not why it is so.
+            Some(expired) => no_new_one(expired, Some(&cause)),
+            None => cause,
+        };
         self.enter(self.status.state, Some(cause));
         self.publish();
         match kind {
