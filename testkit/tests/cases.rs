@@ -33,7 +33,7 @@ const COUNTS: &[(char, usize)] = &[
 ];
 
 /// The only cases that may say `later`. The list shrinks; to grow it is a decision.
-const LATER: &[&str] = &["C26", "D71"];
+const LATER: &[&str] = &["D71"];
 
 /// The cases that a decision has made void: each names its page below `docs/adr`.
 const VOID: &[&str] = &["F1-F2"];

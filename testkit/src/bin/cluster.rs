@@ -5,6 +5,7 @@
 //! cluster kubectl ARGS...    kubectl as its administrator
 //! cluster run COMMAND...     any program in its namespaces
 //! cluster down               ends it; fails if anything is left of it
+//! cluster figures            measures on a node of its own what Mantlet costs a pod
 //! ```
 #![allow(clippy::print_stdout)]
 
@@ -42,6 +43,7 @@ fn act(words: &[&str]) -> Result<ExitCode, String> {
             Cluster::attach(&peers, &left)?.down()?;
             Ok(ExitCode::SUCCESS)
         }
+        ["figures"] => figures(&peers),
         // For the test of what a killed owner leaves behind: nothing.
         ["hold"] => {
             let program = std::env::current_exe().map_err(|error| error.to_string())?;
@@ -62,7 +64,7 @@ fn act(words: &[&str]) -> Result<ExitCode, String> {
                 Err(_) => std::process::exit(101),
             }
         }
-        _ => Err("usage: cluster up [--bare] | kubectl ARGS.. | run COMMAND.. | down".to_owned()),
+        _ => Err("usage: cluster up [--bare] | kubectl ARGS.. | run COMMAND.. | down | figures".to_owned()),
     }
 }
 
@@ -73,20 +75,48 @@ fn up(peers: &RealPeers, rest: &[&str]) -> Result<ExitCode, String> {
     if Cluster::attach(peers, &dir).is_ok() {
         return Err("one runs already; end it: cluster down".to_owned());
     }
-    if rest != ["--bare"] && images().is_none() {
-        return Err(
-            "TEST_IMAGES names no folder with images; make them: deploy/images/build --out FOLDER".to_owned()
-        );
+    if rest != ["--bare"] {
+        need_images()?;
     }
     let cluster = Cluster::leave(&program, peers, &dir);
     if rest != ["--bare"] {
-        cluster.enter();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| error.to_string())?;
-        runtime.block_on(cluster.install(&Installation::default()));
+        on_node(&cluster, cluster.install(&Installation::default()))?;
     }
     println!("The node runs, its files are in {}. Try: cluster kubectl get pods -A", dir.display());
     Ok(ExitCode::SUCCESS)
+}
+
+fn figures(peers: &RealPeers) -> Result<ExitCode, String> {
+    cluster::possible()?;
+    need_images()?;
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let cluster = Cluster::start(&program, peers);
+    let lines = on_node(&cluster, async {
+        cluster.install(&Installation::default()).await;
+        cluster::figures(&cluster).await
+    })?;
+    for line in lines {
+        println!("{line}");
+    }
+    cluster.down()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// In the node's network, where this thread stays.
+fn on_node<T>(cluster: &Cluster, what: impl Future<Output = T>) -> Result<T, String> {
+    cluster.enter();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    Ok(runtime.map_err(|error| error.to_string())?.block_on(what))
+}
+
+fn need_images() -> Result<(), String> {
+    match images() {
+        Some(_) => Ok(()),
+        None => {
+            Err("TEST_IMAGES names no folder with images; make them: deploy/images/build --out FOLDER"
+                .to_owned())
+        }
+    }
 }
 
 fn images() -> Option<PathBuf> {

@@ -6,6 +6,7 @@
 //! [left](Cluster::leave) runs until `cluster down`.
 
 mod config;
+mod figures;
 mod image;
 mod mantlet;
 mod node;
@@ -26,6 +27,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::real_peers::RealPeers;
 pub use config::{BRIDGE, EXTERNAL, TRUST_DOMAIN};
+pub use figures::figures;
 pub use image::Image;
 pub use mantlet::{Installation, SYSTEM};
 pub use node::{Parts, address, serve};

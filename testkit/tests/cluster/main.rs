@@ -9,8 +9,10 @@
 
 mod annotations;
 mod capture;
+mod defaults;
 mod edges;
 mod impostors;
+mod ingress;
 mod moving_in;
 mod node;
 mod probes;

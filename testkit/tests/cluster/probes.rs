@@ -30,7 +30,8 @@ fn probed(name: &str, readiness: &Value) -> Pod {
     probe["periodSeconds"] = json!(1);
     probe["failureThreshold"] = json!(1);
     // No policy at all: nobody may call it, and the kubelet need not.
-    Pod::new(name, &["serve", "http=8080", "grpc=9090", "tcp=9000"]).container("readinessProbe", probe)
+    Pod::new(name, &["serve", "http=8080", "grpc=9090", "tcp=9000", "door=9002"])
+        .container("readinessProbe", probe)
 }
 
 #[test]
@@ -38,10 +39,11 @@ fn c15_probes_of_every_kind_work_and_a_failing_app_fails_by_its_own_reason() {
     scenario("c15", async |cluster| {
         cluster.meshed("c15", &[]).await;
         let kinds = [
-            ("http", json!({"httpGet": {"path": "/healthz", "port": "http"}}), Some("503")),
-            ("grpc", json!({"grpc": {"port": 9090}}), Some("")),
-            ("tcp", json!({"tcpSocket": {"port": 9000}}), None),
-            ("exec", json!({"exec": {"command": ["/cluster-app", "check"]}}), Some("")),
+            ("http", json!({"httpGet": {"path": "/healthz", "port": "http"}}), "statuscode: 503"),
+            ("grpc", json!({"grpc": {"port": 9090}}), "statuscode: 503"),
+            // Nobody listens there any more. That somebody else does, the sidecar, is no success.
+            ("tcp", json!({"tcpSocket": {"port": "door"}}), "statuscode: 502"),
+            ("exec", json!({"exec": {"command": ["/cluster-app", "check"]}}), ""),
         ];
         for (name, probe, _) in &kinds {
             let pod = probed(name, probe)
@@ -51,16 +53,21 @@ fn c15_probes_of_every_kind_work_and_a_failing_app_fails_by_its_own_reason() {
         }
         for (name, _, reason) in &kinds {
             cluster.ready("c15", name).await;
-            let Some(reason) = reason else { continue };
             cluster.must(&["exec", "--namespace=c15", name, "--", "/cluster-app", "unhealthy"]).await;
             readiness(cluster, "c15", name, "False").await;
-            let said = cluster
-                .until("the event", async || {
+            cluster
+                .until(&format!("the event of {name}: {reason}"), async || {
                     let said = events(cluster, "c15", name).await;
-                    said.contains("Readiness probe failed").then_some(said)
+                    let failed =
+                        |line: &str| line.contains("Readiness probe failed") && line.contains(reason);
+                    said.lines().any(failed).then_some(())
                 })
                 .await;
-            assert!(said.contains(reason), "{name}: {said}");
+            if *name == "tcp" {
+                let log = cluster.logs("c15", name, "mantlet-proxy").await;
+                let failing = |line: &&str| line.contains("probe_failing") && line.contains("refused");
+                assert!(log.lines().any(|line| failing(&line)), "{log}");
+            }
             cluster.must(&["exec", "--namespace=c15", name, "--", "/cluster-app", "healthy"]).await;
             readiness(cluster, "c15", name, "True").await;
         }

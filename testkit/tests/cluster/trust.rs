@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use mantlet_testkit::cluster::{Cluster, Pod};
 use mantlet_testkit::sidecar::Metrics;
+use serde_json::Value;
 
 use crate::stage::{alone, scenario};
+use crate::stream::Running;
 
 /// The node's view of a sidecar's own page.
 async fn page(cluster: &Cluster, namespace: &str, pod: &str, path: &str) -> Option<String> {
@@ -127,15 +129,54 @@ fn c29_a_restarted_agent_costs_nothing_and_one_stopped_past_expiry_fails_closed_
         let (load, ()) = tokio::join!(load, restart);
         assert_eq!(load["failed"], 0, "{load}");
 
+        // Of those who call it and those whom it calls; they have identities for an hour.
+        let front = Pod::new("front", &["serve", "http=8080"])
+            .annotate("mantlet.dev/policy", "allow mesh to GET /** on http");
+        cluster.run("c29", &front).await;
+        let front = format!("http://{}:8080/", cluster.pod_address("c29", "front").await);
+        let orders = format!("http://{}:8080/", cluster.pod_address("c29", "orders").await);
+        let call = async |pod: &str, url: &str| cluster.call("c29", pod, &["get", url]).await;
+        assert_eq!(call("orders", &front).await["status"], 200);
+        assert_eq!(call("caller", &orders).await["status"], 200);
+        let mut stream = Running::start(cluster, "c29", "caller", &["hold", &format!("{orders}stream")]);
+        assert_eq!(stream.line().await["status"], 200);
+
         cluster.ask("stop spire-agent");
         unready(cluster, "c29", "orders").await;
         let said = page(cluster, "c29", "orders", "/readyz").await.unwrap();
-        assert!(said.contains("cannot reach the agent"), "{said}");
-        let address = cluster.pod_address("c29", "orders").await;
-        let answer = cluster.call("c29", "caller", &["get", &format!("http://{address}:8080/")]).await;
-        assert_ne!(answer["status"], 200, "{answer}");
+        assert!(said.contains("has expired") && said.contains("cannot reach the agent"), "{said}");
+        // Its own application is told that there is no identity, and a caller that nobody is there to be called.
+        let error = |answer: &Value| answer["headers"]["x-mantlet-error"].as_str().map(ToOwned::to_owned);
+        let answer = call("orders", &front).await;
+        assert_eq!(answer["status"], 502, "{answer}");
+        assert!(error(&answer).is_some_and(|said| said.starts_with("withdrawn;")), "{answer}");
+        let answer = call("caller", &orders).await;
+        assert!(answer["status"] == 502 && error(&answer).is_some(), "{answer}");
+        cluster
+            .until("the Service to have nobody", async || {
+                let answer = call("caller", "http://orders:8080/").await;
+                assert_eq!(answer["status"], 502, "{answer}");
+                error(&answer).filter(|said| said.starts_with("connect;")).map(drop)
+            })
+            .await;
+        // What was open has ended, and says by what.
+        let ended = stream.line().await;
+        assert!(ended["ended"].is_string() && ended["ended"] != "end", "{ended}");
+        let metrics = cluster.metrics("c29", "orders").await;
+        for series in [
+            r#"mantlet_connections_closed_total{direction="inbound",reason="withdrawn"}"#,
+            r#"mantlet_identity_errors_total{kind="unreachable"}"#,
+        ] {
+            let value =
+                metrics.lines().find_map(|line| line.strip_prefix(series)?.trim().parse::<u64>().ok());
+            assert!(value.is_some_and(|value| value > 0), "{series}: {value:?}");
+        }
+        assert!(metrics.lines().any(|line| line == "mantlet_identity_usable 0"), "{metrics}");
+        // Those with an identity for longer go on without the agent.
+        cluster.ready("c29", "front").await;
         cluster.ask("start spire-agent");
         cluster.ready("c29", "orders").await;
         answers(cluster, "c29", 200).await;
+        assert_eq!(call("orders", &front).await["status"], 200);
     });
 }

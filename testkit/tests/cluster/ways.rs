@@ -1,7 +1,7 @@
 //! Ways around the sidecar that a tenant may try, and namespaces that have their own rules.
 
 use mantlet_testkit::cluster::{Cluster, Pod};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::stage::scenario;
 
@@ -58,6 +58,47 @@ fn c25_quotas_limit_ranges_and_pods_that_share_with_their_node_or_among_themselv
         let asking =
             app("asking").with("/spec", "hostNetwork", json!(true)).label("mantlet.dev/inject", "enabled");
         refused(cluster, "c25", &asking, &["mantlet", "network"]).await;
+    });
+}
+
+#[test]
+fn c25_a_pod_with_users_of_its_own_is_injected_like_any_other_and_fares_on_its_node_as_it_would_without_a_sidecar()
+ {
+    scenario("c25u", async |cluster| {
+        cluster.meshed("c25u", &[]).await;
+        cluster.namespace("c25u-plain", &[], &[]).await;
+        let users = app("users").with("/spec", "hostUsers", json!(false));
+        for namespace in ["c25u-plain", "c25u"] {
+            cluster.apply(namespace, &users.pod()).await;
+        }
+        let pod = cluster.get("c25u", "pod/users").await;
+        assert_eq!(pod["metadata"]["labels"]["mantlet.dev/injected"], "true");
+        assert_eq!(pod["spec"]["hostUsers"], false, "{pod}");
+        let [init, proxy] = [0, 1].map(|place: usize| &pod["spec"]["initContainers"][place]);
+        assert_eq!((&init["name"], &proxy["name"]), (&json!("mantlet-init"), &json!("mantlet-proxy")));
+        let capabilities = json!({"add": ["NET_ADMIN"], "drop": ["ALL"]});
+        assert_eq!(init["securityContext"]["capabilities"], capabilities, "of the pod's own users: {init}");
+        assert_eq!(proxy["restartPolicy"], "Always", "{proxy}");
+
+        // A container runtime that cannot do it says so, and nothing of ours is asked.
+        let fate = async |namespace: &str| {
+            cluster
+                .until("the node's word", async || {
+                    let pod = cluster.get(namespace, "pod/users").await;
+                    let mut conditions = pod["status"]["conditions"].as_array()?.iter();
+                    if conditions.any(|is| is["type"] == "Ready" && is["status"] == "True") {
+                        return Some("ready".to_owned());
+                    }
+                    let failed = "--field-selector=reason=FailedCreatePodSandBox";
+                    let args = ["get", "events", "--namespace", namespace, failed, "--output=json"];
+                    let events: Value = serde_json::from_str(&cluster.must(&args).await).ok()?;
+                    Some(events["items"].as_array()?.first()?["message"].as_str()?.to_owned())
+                })
+                .await
+        };
+        let (without, with) = (fate("c25u-plain").await, fate("c25u").await);
+        assert_eq!(with, without);
+        assert!(with == "ready" || with.contains("does not support user namespaces"), "{with}");
     });
 }
 

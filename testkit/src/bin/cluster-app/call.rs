@@ -55,6 +55,19 @@ pub(crate) async fn hold(url: &str) -> Value {
     value
 }
 
+/// Asks again and again, and prints each status that is another than the one before.
+pub(crate) async fn changes(url: &str) -> ! {
+    let mut last = Value::Null;
+    loop {
+        let status = get(url, "GET").await["status"].take();
+        if status != last {
+            println!("{}", json!({"status": status}));
+            last = status;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// Keeps connections, and opens a new one where the last was closed after its response.
 pub(crate) async fn load(url: &str, requests: usize, connections: usize, pause: usize) -> Value {
     let (to, path) = parts(url).expect("a url");

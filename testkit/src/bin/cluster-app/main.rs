@@ -2,12 +2,13 @@
 //! arrived, and the callers. Each caller prints one line of JSON.
 //!
 //! ```text
-//! cluster-app serve http=8080 grpc=9090 tcp=9000 banner=9001 [linger=5]
+//! cluster-app serve http=8080 grpc=9090 tcp=9000 banner=9001 [linger=5] [door=9002, open while it is well]
 //! cluster-app get URL [METHOD]          cluster-app expect STATUS get URL
 //! cluster-app load URL REQUESTS CONNECTIONS PAUSE-MS (0 requests: until `cluster-app stop`)
 //! cluster-app grpc HOST:PORT PATH       cluster-app websocket HOST:PORT PATH
 //! cluster-app tcp HOST:PORT TEXT        cluster-app banner HOST:PORT
 //! cluster-app hold URL                  cluster-app idle HOST:PORT COUNT SECONDS
+//! cluster-app changes URL
 //! cluster-app exit CODE                 cluster-app healthy|unhealthy|check
 //! ```
 #![allow(clippy::print_stdout)]
@@ -44,6 +45,7 @@ async fn main() -> ExitCode {
         ["get", url] => call::get(url, "GET").await,
         ["get", url, method] => call::get(url, method).await,
         ["hold", url] => call::hold(url).await,
+        ["changes", url] => call::changes(url).await,
         ["load", url, requests, connections, pause] => {
             call::load(url, number(requests), number(connections), number(pause)).await
         }

@@ -27,11 +27,11 @@ pub(crate) async fn serve(listeners: &[&str]) {
             continue;
         }
         let port: u16 = number.parse().expect("a port");
-        // Both families where there are two.
-        let listener = match TcpListener::bind(("::", port)).await {
-            Ok(listener) => listener,
-            Err(_) => TcpListener::bind(("0.0.0.0", port)).await.expect("the port is free"),
-        };
+        if kind == "door" {
+            tokio::spawn(door(port));
+            continue;
+        }
+        let listener = listen(port).await;
         let kind = kind.to_owned();
         tokio::spawn(async move {
             loop {
@@ -45,6 +45,27 @@ pub(crate) async fn serve(listeners: &[&str]) {
     signal(SignalKind::terminate()).expect("a handler").recv().await;
     say(&json!({"ending": linger}));
     tokio::time::sleep(Duration::from_secs(linger)).await;
+}
+
+/// On both families where there are two.
+async fn listen(port: u16) -> TcpListener {
+    match TcpListener::bind(("::", port)).await {
+        Ok(listener) => listener,
+        Err(_) => TcpListener::bind(("0.0.0.0", port)).await.expect("the port is free"),
+    }
+}
+
+/// Listens while the application is well, and only then.
+async fn door(port: u16) {
+    let mut open = None;
+    loop {
+        match (crate::healthy(), &open) {
+            (true, None) => open = Some(listen(port).await),
+            (false, Some(_)) => open = None,
+            _ => {}
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 async fn connection(kind: &str, stream: TcpStream) {
