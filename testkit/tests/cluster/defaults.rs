@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 
 use crate::stage::alone;
 
-const NAMESPACE: &str = "c07-installed";
+const NAMESPACE: &str = "c07installed";
 /// In the ranges of the mesh, and nobody's.
 const NOBODY: &str = "10.99.0.1:8080";
 
