@@ -1,5 +1,7 @@
 //! What one stream may cost, and what it costs the others.
 
+use std::time::Instant;
+
 use mantlet_proto::directory::{Address, question::Kind};
 use serde_json::json;
 use tonic::Code;
@@ -85,10 +87,13 @@ async fn changes_in_quick_succession_are_told_as_few() {
     let mut client = injector.client("shop/web").await;
     client.ask("10.1.0.1:80").await;
     let changes = (1..=500).map(|n| pod("a", "10.1.0.1", &format!("v{n}")));
+    let begun = Instant::now();
     api.put_all(PODS, changes);
     client.until("10.1.0.1:80", "meshed 10.1.0.1:80 shop/v500 ?").await;
     let answers = injector.metric("answers_total", &[]).await;
-    assert!(answers < 100.0, "{answers}");
+    // The first, one at once, and then one for each 50 ms, however long a busy machine takes over the changes.
+    let most = 2.0 + begun.elapsed().as_secs_f64() / 0.05;
+    assert!(answers <= most, "{answers} of {most}");
 }
 
 #[tokio::test]
