@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
@@ -73,12 +74,13 @@ pub async fn figures(cluster: &Cluster) -> Vec<String> {
 /// From the moment at which a pod is seen to be scheduled to the moment at which it is seen to be ready, in
 /// milliseconds; weighs its sidecar where there is something to add that to.
 async fn start(cluster: &Cluster, namespace: &str, memory: Option<&mut Memory>) -> f64 {
-    let conditions = r#"jsonpath={range .status.conditions[*]}{.type}={.status} {end}{"\n"}"#;
-    let args = ["get", "pods", "--namespace", namespace, "--watch", "--output", conditions];
+    let args = ["get", "pods", "--namespace", namespace, "--watch-only", "--output=json"];
     let mut watch = Lines::of(cluster.kubectl_command(&args));
+    // It does not say when it has begun.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     cluster.apply(namespace, &Pod::new("app", &["serve", "http=8080"]).pod()).await;
-    let scheduled = watch.until("PodScheduled=True").await;
-    let ready = watch.until(" Ready=True").await;
+    let scheduled = watch.until_condition("PodScheduled").await;
+    let ready = watch.until_condition("Ready").await;
     if let Some(memory) = memory {
         // What it does at the start is done.
         tokio::time::sleep(Duration::from_secs(2)).await;
@@ -177,16 +179,36 @@ impl Lines {
 
     /// When the first line with this text came.
     async fn until(&mut self, text: &str) -> Instant {
+        self.find(text, |line| line.contains(text)).await
+    }
+
+    /// When the first object that has this condition had come, of those that are printed as kubectl prints JSON: the
+    /// last line of each is all that stands at the beginning of its line.
+    async fn until_condition(&mut self, kind: &str) -> Instant {
+        let mut text = String::new();
+        let has = |line: &str| {
+            text.push_str(line);
+            if line != "}" {
+                return false;
+            }
+            let object: Value = serde_json::from_str(&std::mem::take(&mut text)).expect("an object");
+            let mut conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+            conditions.any(|is| is["type"] == kind && is["status"] == "True")
+        };
+        self.find(kind, has).await
+    }
+
+    async fn find(&mut self, what: &str, mut is_it: impl FnMut(&str) -> bool) -> Instant {
         let found = async {
             loop {
                 let (at, line) = self.lines.recv().await.expect("another line");
-                if line.contains(text) {
+                if is_it(&line) {
                     return at;
                 }
             }
         };
         let in_time = tokio::time::timeout(super::PATIENCE, found).await;
-        in_time.unwrap_or_else(|_| panic!("waited {} s for: {text}", super::PATIENCE.as_secs()))
+        in_time.unwrap_or_else(|_| panic!("waited {} s for: {what}", super::PATIENCE.as_secs()))
     }
 }
 
