@@ -175,7 +175,8 @@ fn c33_an_upgrade_under_load_loses_nothing_and_an_uninstall_leaves_pods_running_
             "k8s.io",
             "images",
         ]);
-        ctr.args(["tag", "docker.io/library/mantlet-proxy:0.1.0", "docker.io/library/mantlet-proxy:next"]);
+        let image = |tag: &str| format!("docker.io/library/mantlet-proxy:{tag}");
+        ctr.args(["tag", &image(env!("CARGO_PKG_VERSION")), &image("next")]);
         assert!(ctr.output().expect("ctr runs").status.success());
 
         under_load(cluster, async {
