@@ -4,7 +4,10 @@ use std::{
     ffi::OsString,
     io::{self, Write as _},
     process::ExitCode,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -177,6 +180,7 @@ async fn serve(config: Config, metrics: Arc<Metrics>, log: log::Log) -> Result<(
         })?),
         None => None,
     };
+    let leaving = Arc::new(AtomicBool::new(false));
     let webhook = Arc::new(Webhook {
         config: config.injection,
         namespaces: Namespaces::new(cluster, Arc::clone(&metrics)),
@@ -185,6 +189,7 @@ async fn serve(config: Config, metrics: Arc<Metrics>, log: log::Log) -> Result<(
         log: log.clone(),
         logged: config.admissions,
         limits: webhook::Limits::new(config.head_timeout, config.connection_age),
+        leaving: Arc::clone(&leaving),
     });
     let mut serving = tokio::spawn(webhook::serve(webhook, https, acceptor, config.max_connections, stopped));
 
@@ -194,6 +199,8 @@ async fn serve(config: Config, metrics: Arc<Metrics>, log: log::Log) -> Result<(
     }
     // Unready first: until the endpoint has left the Service, the API server still comes here.
     readiness.set(Condition::Running, Some("the process was told to stop".to_owned()));
+    // Whoever is answered from now on is told to connect again.
+    leaving.store(true, Ordering::Relaxed);
     log.event("stopping", &[]);
     time::sleep(config.stop_delay).await;
     let _ = stop.send(true);

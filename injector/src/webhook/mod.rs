@@ -13,7 +13,7 @@ mod review;
 mod validate;
 
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
@@ -66,6 +66,8 @@ pub(crate) struct Webhook {
     /// Which answers have a line in the log.
     pub(crate) logged: Admissions,
     pub(crate) limits: Limits,
+    /// Set once the process was told to stop, while it still accepts connections.
+    pub(crate) leaving: Arc<AtomicBool>,
 }
 
 /// What all requests share.

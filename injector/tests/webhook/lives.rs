@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::Request;
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body, Frame};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use mantlet_testkit::wait::within;
@@ -136,4 +136,50 @@ async fn an_old_connection_is_asked_to_end_and_what_it_carries_is_answered_first
     // An API server that comes back is let in.
     let response = injector.caller(&api).await.review("/mutate", &create(&pod())).await;
     assert_eq!(response["allowed"], true);
+}
+
+/// One request after another on a connection that is kept, until an answer says that it is the last.
+async fn until_announced(mut sender: hyper::client::conn::http1::SendRequest<Full<Bytes>>) -> usize {
+    let body = Bytes::from(review(&create(&pod())));
+    for count in 1.. {
+        let request = Request::post("/mutate?timeout=30s")
+            .header("host", NAME)
+            .header("content-type", "application/json")
+            .body(Full::new(body.clone()))
+            .unwrap();
+        let answer = within("an answer", sender.send_request(request)).await.expect("no request is lost");
+        assert_eq!(answer.status(), 200);
+        let last = answer.headers().get("connection").is_some_and(|value| value == "close");
+        answer.into_body().collect().await.unwrap();
+        if last {
+            return count;
+        }
+        within("the connection to be kept", sender.ready()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    0
+}
+
+#[tokio::test]
+async fn a_connection_that_is_in_use_is_told_that_it_ends_and_no_request_meets_a_closed_one() {
+    let api = Api::start().await;
+    let connect = async |injector: &Injector| {
+        let bundle = api.bundles().remove(0);
+        let io = TokioIo::new(tls(injector.addr, &bundle, &["http/1.1"]).await.unwrap());
+        let (sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+        tokio::spawn(connection);
+        sender
+    };
+    // When it is old.
+    let injector = Injector::with(&api, "{}", &["--connection-age", "1s"]).await;
+    assert!(until_announced(connect(&injector).await).await > 1);
+    drop(injector);
+
+    // And when the process is told to stop, from then on and not only once it accepts no more.
+    let injector = Injector::with(&api, "{}", &["--stop-delay", "60s"]).await;
+    let kept = connect(&injector).await;
+    injector.terminate();
+    injector.event("stopping").await;
+    assert_eq!(until_announced(kept).await, 1);
+    assert_eq!(until_announced(connect(&injector).await).await, 1);
 }
