@@ -98,10 +98,14 @@ fn c18_a_rolling_update_scaling_and_deletion_under_load_lose_no_request() {
                 cluster.rolled_out("c18", "deployment/orders").await;
                 scale("4").await;
                 scale("2").await;
-                let args = ["get", "pods", "--namespace=c18", "--selector=app=orders", "--output=name"];
-                let pods = cluster.must(&args).await;
-                let first = pods.lines().next().expect("a pod");
-                cluster.must(&["delete", first, "--namespace=c18", "--wait"]).await;
+                let pods = cluster.get("c18", "pods").await;
+                let mut pods = pods["items"].as_array().expect("pods").iter().map(|pod| &pod["metadata"]);
+                // Not one that is going anyway.
+                let stays = |pod: &&serde_json::Value| {
+                    pod["labels"]["app"] == "orders" && pod["deletionTimestamp"].is_null()
+                };
+                let name = pods.find(stays).and_then(|pod| pod["name"].as_str()).expect("a pod");
+                cluster.must(&["delete", "pod", name, "--namespace=c18", "--wait"]).await;
                 cluster.rolled_out("c18", "deployment/orders").await;
             }
         };
