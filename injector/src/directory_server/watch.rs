@@ -46,8 +46,8 @@ pub(super) struct Slices;
 
 /// How a watch ended.
 enum Ended {
-    /// In order, after this was heard or not.
-    Over { heard: bool },
+    /// In order.
+    Over,
     /// What follows can only be found out by a list.
     Gone,
     /// With an error.
@@ -76,9 +76,16 @@ pub(super) async fn follow<K: Kind>(
         metrics.relist(K::WATCHED);
         metrics.sync(K::WATCHED);
         loop {
-            match watch::<K>(&cluster, &hub, &mut reader, &metrics, &mut version).await {
-                Ended::Over { heard: true } => pause = FIRST_PAUSE,
-                Ended::Over { heard: false } => time::sleep(FIRST_PAUSE).await,
+            let from = version.clone();
+            let ended = watch::<K>(&cluster, &hub, &mut reader, &metrics, &mut version).await;
+            let heard = version != from;
+            if heard {
+                // However it ended: failures long ago say nothing about this one.
+                pause = FIRST_PAUSE;
+            }
+            match ended {
+                Ended::Over if heard => {}
+                Ended::Over => time::sleep(FIRST_PAUSE).await,
                 Ended::Gone => break,
                 Ended::Failed(error) => failed::<K>(&metrics, &error, &mut pause).await,
             }
@@ -99,15 +106,13 @@ async fn watch<K: Kind>(
         Err(Error::Gone) => return Ended::Gone,
         Err(error) => return Ended::Failed(error),
     };
-    let mut heard = false;
     loop {
         let event = match time::timeout(SILENCE, events.next()).await {
             Ok(Some(Ok(event))) => event,
             Ok(Some(Err(Error::Gone))) => return Ended::Gone,
             Ok(Some(Err(error))) => return Ended::Failed(error),
-            Ok(None) | Err(_) => return Ended::Over { heard },
+            Ok(None) | Err(_) => return Ended::Over,
         };
-        heard = true;
         metrics.sync(K::WATCHED);
         match event {
             WatchEvent::Added(raw) | WatchEvent::Modified(raw) => {
