@@ -178,11 +178,15 @@ impl ConnectionError {
             (_, CloseReason::Timeout) => (StatusCode::GATEWAY_TIMEOUT, 4),
             _ => (StatusCode::BAD_GATEWAY, 14),
         };
+        let what = match self {
+            Self::DestinationRefused => "destination refused, see mantlet.dev/upstreams".to_owned(),
+            _ => format!("upstream failed: {reason}"),
+        };
         Refusal {
             status,
             grpc_status,
             header: (headers::ERROR, format!("{reason}; id={id}")),
-            text: caller.map(|_| format!("upstream failed: {reason} (id {id})\n")),
+            text: caller.map(|_| format!("{what} (id {id})\n")),
         }
     }
 }

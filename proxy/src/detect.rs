@@ -44,8 +44,8 @@ pub fn http_version(seen: &[u8]) -> Detected<HttpVersion> {
     }
 }
 
-/// What a client's first bytes are, on a port that no rule says anything about. Only audit asks: an
-/// enforced port has a protocol by its rules.
+/// What a client's first bytes are, where nobody says what is spoken. Only audit asks about a port without a rule:
+/// an enforced one has a protocol by its rules. And a connection that is refused anyway can be told so in HTTP.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Spoken {
     /// A request of HTTP/1 or the preface of HTTP/2.
@@ -106,6 +106,22 @@ pub async fn read_http_version(
         }
         if let Detected::Known(version) = http_version(&seen) {
             return Ok(Some((version, seen)));
+        }
+    }
+}
+
+/// Reads until [`spoken`] knows, as [`read_http_version`] does.
+///
+/// # Errors
+/// The read error of the stream.
+pub async fn read_spoken(io: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<(Spoken, BytesMut)>> {
+    let mut seen = BytesMut::with_capacity(H2_PREFACE.len());
+    loop {
+        if io.read_buf(&mut seen).await? == 0 {
+            return Ok(None);
+        }
+        if let Detected::Known(spoken) = spoken(&seen) {
+            return Ok(Some((spoken, seen)));
         }
     }
 }

@@ -66,6 +66,9 @@ pub const DIRECTORY_TOTAL: usize = 16_384;
 pub const DIRECTORY_WAITING: usize = 4096;
 /// So long a connection waits for the directory's answer.
 pub const DIRECTORY_HOLD: Duration = Duration::from_secs(2);
+/// How long an application whose destination is refused has for its first bytes. One that speaks HTTP is told; one that
+/// waits for its server's greeting is not kept waiting.
+pub const REFUSAL_WAIT: Duration = Duration::from_secs(1);
 /// The longest that the accept loop pauses when descriptors or memory have run out.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -260,6 +263,12 @@ pub const TABLE: &[Row] = &[
         Number::Time(DIRECTORY_HOLD),
         "the destination counts as unknown",
         "mantlet_directory_waits_total{result=\"timeout\"}",
+    ),
+    row(
+        "wait for the first bytes of an application whose destination is refused",
+        Number::Time(REFUSAL_WAIT),
+        "the connection is closed without an answer",
+        "mantlet_connections_closed_total{direction=\"outbound\",reason=\"denied\"}",
     ),
     row("unread bytes of a stream", Number::Bytes(STREAM_WINDOW as u64), "the sender waits", "-"),
     row("unread bytes of a connection", Number::Bytes(CONNECTION_WINDOW as u64), "the sender waits", "-"),

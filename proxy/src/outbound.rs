@@ -1,5 +1,6 @@
 //! One connection from the own application to a peer.
 
+mod refused;
 mod under_way;
 
 use std::{
@@ -132,8 +133,9 @@ async fn connection(
 
     // phase: outbound 1 "where to, whom to expect, how to speak" | fails: not redirected, the sidecar itself, destination refused | close: not_redirected, loop, denied | metric: mantlet_connections_closed_total
     let destination = outbound.directory.resolve(orig_dst?).await;
-    let permit =
-        outbound.authorizer.permit_destination(&destination).ok_or(ConnectionError::DestinationRefused)?;
+    let Some(permit) = outbound.authorizer.permit_destination(&destination) else {
+        return Err(refused::tell(outbound, tcp, drain).await);
+    };
 
     let endpoints = &match destination {
         Destination::Mesh(endpoints) => endpoints,

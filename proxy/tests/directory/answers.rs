@@ -113,7 +113,7 @@ async fn what_the_directory_does_not_know_is_refused_after_two_seconds_and_then_
     let caller = Caller::start(&authority, &directory, &[nobody, silent]).await;
     for n in 0..2 {
         let begun = Instant::now();
-        assert!(caller.get(n).await.is_none());
+        assert!(caller.refuses(n).await);
         assert!(begun.elapsed() >= Duration::from_secs(2), "{:?}", begun.elapsed());
     }
     let labels = [("direction", "outbound"), ("reason", "denied")];
@@ -122,7 +122,7 @@ async fn what_the_directory_does_not_know_is_refused_after_two_seconds_and_then_
     assert_eq!((waits("timeout").await, waits("futile").await), (2.0, 0.0));
     // It has said that nobody is there, and had time to find somebody: there is nothing to wait for.
     for _ in 0..3 {
-        assert!(caller.get(0).await.is_none());
+        assert!(caller.refuses(0).await);
     }
     assert_eq!((waits("timeout").await, waits("futile").await), (2.0, 3.0));
 }
@@ -233,10 +233,8 @@ async fn a_line_comes_before_the_directory_and_ends_what_the_directory_gave() {
     let mut open = caller.open(0).await;
     assert_eq!(open.send(&Request::get("/")).await.text(), "1");
     dir.replace("upstreams", lines(&format!("{wanted} refuse\n")));
-    mantlet_testkit::eventually("the line to be in force", async || {
-        caller.get(0).await.is_none().then_some(())
-    })
-    .await;
+    mantlet_testkit::eventually("the line to be in force", async || caller.refuses(0).await.then_some(()))
+        .await;
     if let Ok(last) = open.try_send(&Request::get("/")).await {
         assert_eq!((last.status, last.error().as_deref()), (403, Some("policy")));
     }

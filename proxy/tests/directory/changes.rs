@@ -97,7 +97,7 @@ async fn a_destination_that_leaves_the_mesh_is_looked_up_anew() {
     if let Ok(last) = open.try_send(&Request::get("/")).await {
         assert_eq!((last.status, last.error().as_deref()), (403, Some("policy")));
     }
-    assert!(caller.get(0).await.is_none());
+    assert!(caller.refuses(0).await);
     assert_eq!(a.app.seen().len(), 1);
 }
 

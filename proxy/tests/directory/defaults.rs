@@ -1,7 +1,7 @@
 //! What the installation says about destinations that are none of the mesh, with a directory that knows.
 
-use mantlet_testkit::apps::TcpApp;
-use mantlet_testkit::client::{connect, exactly, until_end};
+use mantlet_testkit::apps::{Protocol as Speaks, TcpApp};
+use mantlet_testkit::client::{HttpClient, Request, connect, exactly, until_end};
 use mantlet_testkit::directory::{NotMeshed, Protocol, Says, meshed};
 use mantlet_testkit::pki::Authority;
 use mantlet_testkit::sidecar::SidecarBuilder;
@@ -102,4 +102,46 @@ async fn an_unknown_address_is_reached_only_by_opt_in_and_then_shows() {
     })
     .await;
     assert_eq!(caller.get(0).await.unwrap().text(), "1");
+}
+
+#[tokio::test]
+async fn an_application_that_speaks_http_is_told_that_its_destination_is_refused_and_others_are_not_kept_waiting()
+ {
+    let authority = Authority::new("td.test");
+    let app = TcpApp::banner("220 plain\r\n").await;
+    let directory = directory(&authority);
+    directory.say(app.addr(), Says::NotMeshed(NotMeshed {}));
+    let strict = [("--unmeshed", "refuse"), ("--external", "refuse")];
+    let caller = Caller::with(&authority, &directory, &[app.addr()], with(&strict)).await;
+    let mut ids = Vec::new();
+    let (plain, grpc) = ("text/plain", "application/grpc");
+    for (speaks, content) in [(Speaks::Http1, plain), (Speaks::H2c, plain), (Speaks::H2c, grpc)] {
+        let mut client = HttpClient::plain(caller.sidecar.outbound(0).await, speaks).await;
+        let told = client.send(&Request::new("POST", "/").header("content-type", content)).await;
+        if content == grpc {
+            assert_eq!((told.status, told.header("grpc-status")), (200, vec!["7".to_owned()]), "{told:?}");
+        } else {
+            let text = "destination refused, see mantlet.dev/upstreams (id ";
+            assert!(told.status == 403 && told.text().starts_with(text), "{told:?}");
+        }
+        assert_eq!(told.error().as_deref(), Some("denied"));
+        ids.extend(told.header("x-mantlet-error"));
+        // Another connection finds out anew.
+        assert!(client.try_send(&Request::get("/")).await.is_err());
+    }
+    ids.dedup();
+    assert_eq!(ids.len(), 3, "each has an id of its own: {ids:?}");
+    let requests = [("direction", "outbound"), ("code", "403")];
+    caller.sidecar.metric_reaches("mantlet_http_requests_total", &requests, 2.0).await;
+
+    // Bytes that are no HTTP end it at once, and silence after a second.
+    let mut bytes: Io = Box::new(connect(caller.sidecar.outbound(0).await).await);
+    bytes.write_all(b"\x16\x03\x01 hello").await.unwrap();
+    assert!(until_end(&mut bytes).await.is_empty());
+    let begun = std::time::Instant::now();
+    assert_eq!(banner(&caller, 0).await, None);
+    assert!(begun.elapsed() >= std::time::Duration::from_millis(900), "{:?}", begun.elapsed());
+    let denied = [("direction", "outbound"), ("reason", "denied")];
+    caller.sidecar.metric_reaches("mantlet_connections_closed_total", &denied, 5.0).await;
+    assert_eq!(app.connections(), 0);
 }

@@ -88,9 +88,18 @@ impl Caller {
         HttpClient::plain(self.sidecar.outbound(n).await, Speaks::Http1).await
     }
 
-    /// The answer on a new connection; none when it is closed.
+    /// The answer on a new connection; none when it is closed, or the destination refused.
     pub(crate) async fn get(&self, n: usize) -> Option<Response> {
+        self.said(n).await.filter(|answer| answer.error().as_deref() != Some("denied"))
+    }
+
+    async fn said(&self, n: usize) -> Option<Response> {
         self.open(n).await.try_send(&Request::get("/")).await.ok()
+    }
+
+    /// Whether an application that speaks HTTP is told that it may not go to the n-th destination.
+    pub(crate) async fn refuses(&self, n: usize) -> bool {
+        self.said(n).await.is_some_and(|told| told.status == 403 && told.error().as_deref() == Some("denied"))
     }
 
     /// So many answers of this kind have been taken over or dropped.

@@ -24,10 +24,10 @@ async fn what_the_directory_said_holds_while_it_is_away_and_is_asked_again_when_
     assert_eq!(caller.get(0).await.unwrap().text(), "1", "a new connection to a known destination");
     assert_eq!(caller.sidecar.get("/readyz").await.status, 200, "an outage makes no pod unready");
     // It may be back at once, and later it is not waited for.
-    assert!(caller.get(1).await.is_none());
+    assert!(caller.refuses(1).await);
     let futile = [("result", "futile")];
     let before = caller.count("mantlet_directory_waits_total", &futile).await;
-    assert!(caller.get(1).await.is_none());
+    assert!(caller.refuses(1).await);
     assert_eq!(caller.count("mantlet_directory_waits_total", &futile).await, before + 1.0);
 
     // Things have changed meanwhile.
@@ -68,7 +68,7 @@ async fn another_workload_of_the_trust_domain_is_not_the_directory() {
     let caller = Caller::start(&authority, &impostor, &[wanted]).await;
     let identity = [("reason", "identity")];
     caller.sidecar.metric_reaches("mantlet_directory_stream_ends_total", &identity, 2.0).await;
-    assert!(caller.get(0).await.is_none());
+    assert!(caller.refuses(0).await);
     assert_eq!((impostor.opened(), impostor.questions()), (0, vec![]));
     // Nor is one of the right name under another authority.
     drop(impostor);

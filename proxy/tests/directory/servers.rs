@@ -147,7 +147,7 @@ async fn the_directory_is_looked_up_for_each_stream_and_found_wherever_its_name_
     ended(&caller, "dns", 1).await;
     dns.set(NAME, &[], 60);
     ended(&caller, "dns", 2).await;
-    assert!(caller.get(0).await.is_none());
+    assert!(caller.refuses(0).await);
     // There it is.
     dns.set(NAME, &ips(&[&first]), 60);
     first.follows(wanted).await;

@@ -57,10 +57,12 @@ fn each_kind_of_line_holds_for_redirected_connections() {
             );
             assert_eq!(plain.received(), b"\x16\x03\x01no TLS of ours");
 
-            // `refuse`, and what no line names: closed before anybody is dialled.
+            // `refuse`, and what no line names: told so before anybody is dialled.
             for port in [REFUSED, UNKNOWN] {
                 let nobody = http_app(&pod.lab.node, [at(port)]).await;
-                assert_eq!(nothing(app, at(port)).await, b"", "{}", at(port));
+                let told = told(app, at(port)).await;
+                assert!(told.starts_with("HTTP/1.1 403 "), "{}: {told}", at(port));
+                assert!(told.contains("\r\nx-mantlet-error: denied; id="), "{}: {told}", at(port));
                 closed += 1.0;
                 pod.closed("outbound", "denied", closed).await;
                 assert_eq!(nobody[0].connections(), 0);
@@ -88,12 +90,12 @@ async fn talk(place: &Place, addr: SocketAddr, banner: &'static str, said: &'sta
     place.run(talk).await
 }
 
-/// What comes back where nothing should.
-async fn nothing(place: &Place, addr: SocketAddr) -> Vec<u8> {
+/// Everything that a request is answered.
+async fn told(place: &Place, addr: SocketAddr) -> String {
     let talk = async move {
         let mut io: Io = Box::new(connect(addr).await);
         let _ = io.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
-        until_end(&mut io).await
+        String::from_utf8_lossy(&until_end(&mut io).await).into_owned()
     };
     place.run(talk).await
 }

@@ -51,10 +51,19 @@ impl Caller {
         eventually("the lines to be loaded", async || (loaded().await > before).then_some(())).await;
     }
 
-    /// The answer on a new connection to the n-th destination; none when the connection is closed.
+    /// The answer on a new connection to the n-th destination; none when it is closed, or the destination refused.
     async fn get(&self, n: usize) -> Option<Response> {
+        self.said(n).await.filter(|answer| answer.error().as_deref() != Some("denied"))
+    }
+
+    async fn said(&self, n: usize) -> Option<Response> {
         let mut client = HttpClient::plain(self.sidecar.outbound(n).await, Protocol::Http1).await;
         client.try_send(&Request::get("/")).await.ok()
+    }
+
+    /// Whether an application that speaks HTTP is told that it may not go to the n-th destination.
+    async fn refuses(&self, n: usize) -> bool {
+        self.said(n).await.is_some_and(|told| told.status == 403 && told.error().as_deref() == Some("denied"))
     }
 
     async fn closed(&self, reason: &str) {
@@ -152,7 +161,7 @@ async fn a_line_with_a_name_means_all_its_addresses() {
         seen.insert(open.send(&Request::get("/")).await.text());
     }
     assert_eq!(seen, BTreeSet::from(["1".to_owned(), "2".to_owned()]));
-    assert!(caller.get(1).await.is_none(), "nobody names that address");
+    assert!(caller.refuses(1).await, "nobody names that address");
     // The name moves on while its old answer still holds: the first connection to a new address finds out.
     dns.set("orders.shop", &[c.addr.ip()], 3600);
     eventually("the new address to be known", async || {
@@ -223,7 +232,7 @@ async fn what_nobody_knows_is_refused_unless_the_installation_says_otherwise() {
             arguments.iter().fold(sidecar, |sidecar, [flag, value]| sidecar.arg(flag, *value))
         })
         .await;
-        assert!(caller.get(0).await.is_none(), "{arguments:?}");
+        assert!(caller.refuses(0).await, "{arguments:?}");
         caller.closed("denied").await;
     }
     let caller = Caller::with(&authority, &[orders.addr], "# nothing\n", |sidecar| {
@@ -255,7 +264,7 @@ async fn lines_that_were_never_good_let_nothing_out_and_the_sidecar_says_so() {
     assert_eq!(ready.status, 503);
     assert!(ready.text().contains("passthru"), "{}", ready.text());
     let mut client = HttpClient::plain(caller.outbound(0).await, Protocol::Http1).await;
-    assert!(client.try_send(&Request::get("/")).await.is_err());
+    assert_eq!(client.send(&Request::get("/")).await.error().as_deref(), Some("denied"));
     dir.replace("upstreams", format!("{} is shop/orders\n", orders.addr));
     caller.ready().await;
     let mut client = HttpClient::plain(caller.outbound(0).await, Protocol::Http1).await;
