@@ -178,6 +178,10 @@ fn c11_a_name_that_resolves_elsewhere_is_refused_under_an_upstreams_line() {
                     let answer = call(caller).await;
                     assert_ne!(answer["seen"]["app"], "thief", "{caller}: {answer}");
                     let why = answer["headers"]["x-mantlet-error"].as_str()?;
+                    if why.starts_with("denied;") {
+                        // Its sidecar does not know the address by that name yet.
+                        return None;
+                    }
                     assert!(answer["status"] == 502 && why.starts_with("tls;"), "{caller}: {answer}");
                     Some(())
                 })
