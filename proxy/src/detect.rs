@@ -99,15 +99,7 @@ pub fn begins_as_h2_server(header: &[u8; H2_FRAME_HEADER]) -> bool {
 pub async fn read_http_version(
     io: &mut (impl AsyncRead + Unpin),
 ) -> io::Result<Option<(HttpVersion, BytesMut)>> {
-    let mut seen = BytesMut::with_capacity(H2_PREFACE.len());
-    loop {
-        if io.read_buf(&mut seen).await? == 0 {
-            return Ok(None);
-        }
-        if let Detected::Known(version) = http_version(&seen) {
-            return Ok(Some((version, seen)));
-        }
-    }
+    read_until(io, http_version).await
 }
 
 /// Reads until [`spoken`] knows, as [`read_http_version`] does.
@@ -115,13 +107,20 @@ pub async fn read_http_version(
 /// # Errors
 /// The read error of the stream.
 pub async fn read_spoken(io: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<(Spoken, BytesMut)>> {
+    read_until(io, spoken).await
+}
+
+async fn read_until<T>(
+    io: &mut (impl AsyncRead + Unpin),
+    detect: fn(&[u8]) -> Detected<T>,
+) -> io::Result<Option<(T, BytesMut)>> {
     let mut seen = BytesMut::with_capacity(H2_PREFACE.len());
     loop {
         if io.read_buf(&mut seen).await? == 0 {
             return Ok(None);
         }
-        if let Detected::Known(spoken) = spoken(&seen) {
-            return Ok(Some((spoken, seen)));
+        if let Detected::Known(known) = detect(&seen) {
+            return Ok(Some((known, seen)));
         }
     }
 }
